@@ -1,0 +1,1 @@
+//! Configuration: typed and already valid.

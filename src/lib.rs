@@ -1,0 +1,32 @@
+//! guestwire: one process that connects virtual machines.
+//!
+//! A VM attaches over a vhost-user socket; guestwire maps its memory, walks its virtio-net rings in place and switches
+//! its Ethernet frames. The path of a frame, and the rooms it passes through:
+//!
+//! ```text
+//!  guest A TX ring ──ring──> burst ──switch──> verdict ─┬─> guest B RX ring   one copy, A's descriptors to B's
+//!    (its own memory)  (unsafe)      (pure)             └─> drop(reason)      counted
+//! ```
+//!
+//! The modules, in the order in which a frame meets them; ARCHITECTURE.md has the map and the invariants:
+//!
+//! * [`vhost`]: how a guest's memory and rings reach us: the gate, the session, what is offered and negotiated
+//! * [`worker`]: the loop that polls rings and sleeps when there is nothing to do
+//! * [`ring`]: a guest's rings as raw memory that nobody trusts (one of the two rooms with `unsafe`)
+//! * [`frame`]: Ethernet, the virtio-net header, checksums, segmentation: views over bytes
+//! * [`switch`]: where a frame goes: pure, without descriptors, clocks or sockets
+//! * [`mode`]: what a network is made of
+//! * [`metrics`]: one counter for every way in which a frame can end
+//! * [`sys`]: thin wrappers of system calls (the other room with `unsafe`)
+//! * [`config`] and [`cli`]: what the user asked for, checked
+
+pub mod cli;
+pub mod config;
+pub mod frame;
+pub mod metrics;
+pub mod mode;
+pub mod ring;
+pub mod switch;
+pub mod sys;
+pub mod vhost;
+pub mod worker;

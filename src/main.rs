@@ -1,0 +1,2 @@
+//! guestwire
+fn main() {}

@@ -1,0 +1,138 @@
+//! Counters: one for every way in which a frame can end.
+//!
+//! Theory of operation. Each port has one [`PortCounters`]. The worker that owns the port is the only writer, readers
+//! (statistics, tests) may look at any time, so every counter is a relaxed atomic and an increment is a plain load and
+//! store: no locked instruction on the path of a frame. A reader may see one counter before another of the same frame;
+//! sums agree once the traffic has stopped.
+//!
+//! Directions are the guest's: `tx_` is what the guest sent, `rx_` what it was given. A frame that a guest sends is
+//! counted once in `tx_frames` and then ends in exactly one of the sender's `drop_tx_` counters, or is passed to one or
+//! more receivers, where each copy ends in `rx_frames` or in exactly one of the receiver's `drop_rx_` counters. A
+//! super-frame (TSO, USO) is one frame to its sender; a receiver that takes none counts its segments.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $variant:ident => $name:literal,)+) => {
+        /// What is counted for a port. The name in statistics is [`Counter::name`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Counter {
+            /// Every counter, in the order in which statistics print them.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)+];
+
+            /// The counter's name in statistics.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Counter::$variant => $name,)+
+                }
+            }
+
+            /// What the counter counts, one line.
+            pub const fn help(self) -> &'static str {
+                match self {
+                    $(Counter::$variant => concat!($($doc),+),)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames the guest sent, whatever became of them.
+    TxFrames => "tx_frames",
+    /// Bytes of those frames, without the virtio-net header.
+    TxBytes => "tx_bytes",
+    /// Frames sent that were super-frames (TSO or USO).
+    TxGsoFrames => "tx_gso_frames",
+    /// Frames given to the guest.
+    RxFrames => "rx_frames",
+    /// Bytes of those frames, without the virtio-net header.
+    RxBytes => "rx_bytes",
+    /// Frames given that were super-frames, passed whole.
+    RxGsoFrames => "rx_gso_frames",
+    /// Super-frames that we segmented in software for this guest.
+    RxSegmented => "rx_segmented",
+    /// Frames whose checksum we completed in software for this guest.
+    RxChecksummed => "rx_checksummed",
+
+    /// Sent frames dropped: shorter than an Ethernet header.
+    DropTxRunt => "drop_tx_runt",
+    /// Sent frames dropped: longer than the largest super-frame.
+    DropTxTooLong => "drop_tx_too_long",
+    /// Sent frames dropped: the virtio-net header contradicts itself, the frame, or what was negotiated.
+    DropTxBadHeader => "drop_tx_bad_header",
+    /// Sent frames dropped: the source address is a group address or zero.
+    DropTxBadSource => "drop_tx_bad_source",
+    /// Sent frames dropped: the destination is a link-local group that bridges do not forward (IEEE 802.1Q 8.6.3).
+    DropTxReserved => "drop_tx_reserved",
+    /// Sent frames dropped: the destination is behind the port the frame came from.
+    DropTxHairpin => "drop_tx_hairpin",
+    /// Sent frames dropped: the burst had more frames to flood than one burst may.
+    DropTxFloodLimit => "drop_tx_flood_limit",
+    /// Sent frames dropped: no other port is on the network.
+    DropTxAlone => "drop_tx_alone",
+    /// Sent frames dropped: the ring they were sent on is disabled.
+    DropTxDisabled => "drop_tx_disabled",
+
+    /// Frames for the guest dropped: it has no receive queue that is running and enabled.
+    DropRxNotReady => "drop_rx_not_ready",
+    /// Frames for the guest dropped: it has not made enough receive buffers available.
+    DropRxNoBuffer => "drop_rx_no_buffer",
+    /// Frames for the guest dropped: longer than its receive buffer, and it does not merge buffers.
+    DropRxTooBig => "drop_rx_too_big",
+    /// Frames for the guest dropped: the guest's receive mode, MAC table or VLAN table refuses them.
+    DropRxFiltered => "drop_rx_filtered",
+    /// Frames for the guest dropped: the guest cannot take the offload and it cannot be undone in software.
+    DropRxOffload => "drop_rx_offload",
+    /// Frames for the guest dropped: its memory or its ring failed while they were being copied.
+    DropRxFault => "drop_rx_fault",
+
+    /// Rings stopped because the guest broke the rules of the ring.
+    RingErrors => "ring_errors",
+    /// Ports stopped because the memory behind them went away (SIGBUS).
+    MemoryFaults => "memory_faults",
+    /// Times the guest kicked us.
+    Kicks => "kicks",
+    /// Times we interrupted the guest.
+    Calls => "calls",
+    /// Commands served on the control queue.
+    ControlCommands => "control_commands",
+    /// Addresses of this port given up early because the port's share of the table was full.
+    AddressesEvicted => "addresses_evicted",
+}
+
+/// One port's counters. One writer, any number of readers.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    values: [AtomicU64; Counter::ALL.len()],
+}
+
+impl PortCounters {
+    /// Adds `n`. Only the worker that owns the port calls this: it is a load and a store, not a locked add.
+    #[inline]
+    pub fn add(&self, counter: Counter, n: u64) {
+        let value = &self.values[counter as usize];
+        value.store(value.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    #[inline]
+    pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// The present value.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// All counters that are not zero, in the order of [`Counter::ALL`].
+    pub fn nonzero(&self) -> impl Iterator<Item = (Counter, u64)> + '_ {
+        Counter::ALL.iter().map(|&c| (c, self.get(c))).filter(|&(_, v)| v != 0)
+    }
+}
