@@ -134,20 +134,20 @@ pub struct TxRing {
 }
 
 impl TxRing {
-    /// Starts a ring. `header_len` is the length of the virtio-net header in bytes; it is looked at only with
+    /// Starts a ring; takes the call descriptor out of `setup`. `header_len` is the length of the virtio-net header in bytes; it is looked at only with
     /// `read_header`, that is when the guest has an offload to ask for.
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.
     pub fn new(
         mem: Arc<GuestMem>,
-        setup: RingSetup,
+        setup: &mut RingSetup,
         options: RingOptions,
         header_len: usize,
         read_header: bool,
     ) -> Result<Self, RingError> {
-        let ring = SplitRing::new(mem, &setup, options)?;
-        Ok(Self { ring, call: setup.call, header_len, read_header })
+        let ring = SplitRing::new(mem, setup, options)?;
+        Ok(Self { ring, call: setup.call.take(), header_len, read_header })
     }
 
     /// Takes up to a burst of frames. The burst is empty when nothing is available.
