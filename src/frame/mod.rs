@@ -13,3 +13,6 @@ pub mod vnet;
 /// Bytes of a frame that [`offload::validate`] wants to see: Ethernet with two VLAN tags, IPv6 with extension headers
 /// of up to 134 bytes, TCP with all its options.
 pub const FRAME_HEAD_MAX: usize = 14 + 8 + 40 + 134 + 60;
+
+#[cfg(test)]
+mod tests;
