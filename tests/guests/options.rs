@@ -4,8 +4,8 @@ use crate::bench;
 use crate::guest::{Guest, Plan, Vmm};
 use crate::traffic::{begin_iperf, feature, finish_iperf, iperf, negotiated, ping, send_data, serve};
 
-const MEGABYTES: u32 = 16;
-const SECONDS: u32 = 2;
+const MEGABYTES: u32 = 8;
+const SECONDS: u32 = 1;
 
 /// What one side's device leaves out; the rest is on.
 #[derive(Clone, Copy, Default)]

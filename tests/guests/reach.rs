@@ -4,21 +4,11 @@ use crate::bench;
 use crate::guest::{Guest, Plan, Vmm};
 use crate::traffic::{feature, iperf, negotiated, ping, serve};
 
-const SECONDS: u32 = 2;
+const SECONDS: u32 = 1;
 
 #[test]
 fn two_user_mode_linuxes_and_qemu_7_2_reach_each_other() {
     three_guests(Plan::new(Vmm::Qemu72, 3));
-}
-
-#[test]
-fn two_user_mode_linuxes_and_the_newer_qemu_reach_each_other() {
-    three_guests(Plan::new(Vmm::QemuNew, 3));
-}
-
-#[test]
-fn two_user_mode_linuxes_and_qemu_with_four_queues_reach_each_other() {
-    three_guests(Plan::new(Vmm::Qemu72, 3).four_queues());
 }
 
 #[test]

@@ -68,7 +68,9 @@ fn received_bytes(output: &str) -> Option<u64> {
 
 /// Sends random bytes over TCP and asserts that they arrive with the SHA-256 they left with.
 pub(crate) fn send_data(from: &mut Guest, to: &mut Guest, megabytes: u32) {
-    let receiver = to.begin("nc -l -p 7000 </dev/null >/tmp/got && sha256sum </tmp/got");
+    // An input that never ends: at its end busybox's nc would close its side, at which the other one hangs up.
+    let receiver =
+        to.begin("mkfifo -m 600 /tmp/open$$ && nc -l -p 7000 <>/tmp/open$$ >/tmp/got && sha256sum </tmp/got");
     to.ok("for n in 1 2 3 4 5 6 7 8 9 10; do netstat -ltn | grep -q :7000 && exit 0; usleep 200000; done; exit 1");
     from.ok(&format!("dd if=/dev/urandom of=/tmp/data bs=1M count={megabytes} 2>/dev/null"));
     let left = from.ok("sha256sum </tmp/data");

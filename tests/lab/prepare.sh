@@ -16,30 +16,15 @@ probe_seconds=10
 base_suite=bookworm
 new_suite=sid
 
-say() { printf '%s\n' "lab: $*" >&2; }
-die() { say "error: $*"; exit 1; }
-
-# Runs a command with its output in a log, telling how long it has been at it every few seconds.
-progress() {
-    local what=$1 log="$cache/log" start=$SECONDS shown=$SECONDS pid
-    shift
-    "$@" >>"$log" 2>&1 9>&- &
-    pid=$!
-    while kill -0 "$pid" 2>/dev/null; do
-        sleep 0.1
-        if ((SECONDS - shown >= 2)); then
-            shown=$SECONDS
-            say "$what ... $((SECONDS - start)) s"
-        fi
-    done
-    wait "$pid" || { tail -n 15 "$log" >&2; die "$what failed; the whole log is $log"; }
-    say "$what: done"
-}
+# shellcheck source=tests/lab/say.sh
+. "$here/say.sh"
+label=lab
+log="$cache/log"
 
 # --- what this machine itself must have -------------------------------------------------------------------------------
 
 install_missing() {
-    local want=() root=()
+    local want=() as_root=()
     command -v cc >/dev/null || want+=(gcc libc6-dev)
     if [[ $goal == demo ]]; then
         command -v qemu-system-x86_64 >/dev/null || want+=(qemu-system-x86 ipxe-qemu)
@@ -47,7 +32,7 @@ install_missing() {
     ((${#want[@]})) || return 0
     if ((EUID)); then
         command -v sudo >/dev/null || die "please install ${want[*]} (no sudo here to do it with)"
-        root=(sudo)
+        as_root=(sudo)
     fi
     if ! ((yes)); then
         [[ -t 0 ]] || die "${want[*]} must be installed; run this with --yes, or install them first"
@@ -56,9 +41,9 @@ install_missing() {
     fi
     ((EUID == 0)) || sudo -v
     if ! apt-get --simulate --quiet=2 install "${want[@]}" >/dev/null 2>&1; then
-        progress "reading package lists" "${root[@]}" apt-get update
+        progress "reading package lists" "${as_root[@]}" apt-get update
     fi
-    progress "installing ${want[*]}" "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    progress "installing ${want[*]}" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install --yes --no-install-recommends "${want[@]}"
 }
 
@@ -67,6 +52,7 @@ install_missing() {
 # The Debian mirror: the caller's, this machine's own, or the one mmdebstrap knows (on Ubuntu).
 find_mirror() {
     mirror=${GUESTWIRE_DEBIAN_MIRROR:-}
+    # shellcheck disable=SC2016 # apt's own words, not the shell's
     [[ $mirror ]] || mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
         sed -n 's/^Debian //p' | head -n 1)
     [[ $mirror ]] || mirror=$(unpack_from_machine mmdebstrap && grep -ohm1 "http://[^'\"> ]*/debian\b" "$cache/own/usr/bin/mmdebstrap")
@@ -233,8 +219,9 @@ fill_base() {
         libs+=$("$loader" --library-path "$tree/lib/x86_64-linux-gnu:$tree/usr/lib/x86_64-linux-gnu" --list "$tree/$tool" |
             awk '$2 == "=>" && $1 !~ /ld-linux/ { print $3 }')$'\n'
     done
+    # Loaded by name at run time, when iperf3 cancels a thread.
     libs+="$tree/lib/x86_64-linux-gnu/libgcc_s.so.1"
-    for lib in $(sort -u <<<"$libs"); do
+    sort -u <<<"$libs" | while read -r lib; do
         [[ $lib == "$tree"/* ]] || die "the guest's tools need $lib, which its packages do not bring"
         cp -L "$lib" "$root/lib64/"
     done
@@ -379,7 +366,7 @@ command -v apt-get dpkg >/dev/null || die "this needs Debian or Ubuntu"
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock --nonblock 9 || { say "waiting for another run to finish ..."; flock 9; }
-: >"$cache/log"
+: >"$log"
 
 install_missing
 find_mirror
