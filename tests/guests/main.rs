@@ -7,6 +7,7 @@
 
 mod console;
 mod daemon;
+mod demo;
 mod guest;
 mod lab;
 mod options;

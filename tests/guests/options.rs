@@ -42,8 +42,9 @@ impl Without {
     fn plan(self, vmm: Vmm, number: u8) -> Plan {
         let mut plan = Plan::new(vmm, number);
         if self.segmentation || self.checksum {
-            // They stand on segmentation's side and would keep the checksums on.
-            for name in ["host_ecn", "guest_ecn", "host_ufo", "guest_ufo"] {
+            // What stands on segmentation or a checksum goes with it.
+            let newer = ["host_uso", "guest_uso4", "guest_uso6"].into_iter().filter(|_| vmm == Vmm::QemuNew);
+            for name in ["host_ecn", "guest_ecn", "host_ufo", "guest_ufo"].into_iter().chain(newer) {
                 plan = plan.device_option(name, "off");
             }
         }
