@@ -1,0 +1,118 @@
+//! Copies between guests, and between a guest and private memory. The only place where frame bytes move.
+//!
+//! Invariant: each byte of a frame is read from its sender's memory once. The first bytes (`head`) are read into private
+//! memory when the frame is taken, judged there and written to the receiver from there, so a guest that rewrites a
+//! frame while we forward it cannot have one header judged and another delivered.
+
+use super::memory::Span;
+
+/// The bytes of one frame: a private copy of its first bytes, and where the rest lies in its sender's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a> {
+    head: &'a [u8],
+    rest: &'a [Span],
+    len: usize,
+}
+
+impl<'a> Bytes<'a> {
+    /// A frame that is wholly in private memory.
+    pub fn private(frame: &'a [u8]) -> Self {
+        Self { head: frame, rest: &[], len: frame.len() }
+    }
+
+    /// `rest` holds `len - head.len()` bytes of mapped guest memory, at least as long as `'a`.
+    pub(super) fn guest(head: &'a [u8], rest: &'a [Span], len: usize) -> Self {
+        debug_assert_eq!(len, head.len() + rest.iter().map(|s| s.len).sum::<usize>());
+        Self { head, rest, len }
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no byte at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies the frame into `out`, which is cleared first: for what cannot be done in the sender's memory.
+    pub fn copy_out(&self, out: &mut Vec<u8>) {
+        out.clear();
+        out.reserve(self.len);
+        out.extend_from_slice(self.head);
+        for span in self.rest {
+            let at = out.len();
+            // SAFETY: the span is mapped guest memory, `out` has `len` bytes reserved of which this span is a part (see
+            // `guest`), and private memory does not overlap a guest's. All bytes below the new length are written.
+            unsafe {
+                std::ptr::copy_nonoverlapping(span.ptr, out.as_mut_ptr().add(at), span.len);
+                out.set_len(at + span.len);
+            }
+        }
+    }
+}
+
+/// Takes `out.len()` bytes from the front of `spans` into private memory, and shortens `spans` by them: spans before
+/// `*first` are used up. The spans must hold that many bytes.
+#[inline]
+pub(super) fn take_front(spans: &mut [Span], first: &mut usize, out: &mut [u8]) {
+    let mut at = 0;
+    while at < out.len() {
+        let Some(span) = spans.get_mut(*first) else { return };
+        let n = span.len.min(out.len() - at);
+        // SAFETY: `n` bytes are inside the span, which is mapped guest memory, and inside `out`, which is private and
+        // so does not overlap it. The rest of the span stays inside its mapping.
+        unsafe {
+            std::ptr::copy_nonoverlapping(span.ptr, out.as_mut_ptr().add(at), n);
+            span.ptr = span.ptr.add(n);
+        }
+        span.len -= n;
+        at += n;
+        if span.len == 0 {
+            *first += 1;
+        }
+    }
+}
+
+/// Writes `header` and then `bytes` into `to`, in order. `to` must hold at least as many bytes; what does not fit is not
+/// written.
+#[inline]
+pub(super) fn scatter(header: &[u8], bytes: &Bytes<'_>, to: &[Span]) {
+    let mut cursor = Cursor { to, offset: 0 };
+    cursor.write(header.as_ptr(), header.len());
+    cursor.write(bytes.head.as_ptr(), bytes.head.len());
+    for span in bytes.rest {
+        cursor.write(span.ptr, span.len);
+    }
+}
+
+struct Cursor<'a> {
+    to: &'a [Span],
+    offset: usize,
+}
+
+impl Cursor<'_> {
+    /// Writes `len` bytes from `from`, which must be mapped and readable.
+    #[inline]
+    fn write(&mut self, mut from: *const u8, mut len: usize) {
+        while len > 0 {
+            let Some(span) = self.to.first() else { return };
+            let n = len.min(span.len - self.offset);
+            // SAFETY: `n` bytes from `offset` are inside the span, which is mapped guest memory; `from` is readable for
+            // `len >= n` bytes. Two guests' memories are different mappings, but one guest's frame may be written to
+            // memory that it also sends from, so the copy may overlap.
+            unsafe {
+                std::ptr::copy(from, span.ptr.add(self.offset), n);
+                from = from.add(n);
+            }
+            len -= n;
+            self.offset += n;
+            if self.offset == span.len {
+                self.to = &self.to[1..];
+                self.offset = 0;
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! A receive ring: buffers that a guest has made available for frames.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::copy::{Bytes, scatter};
+use super::error::RingError;
+use super::mailbox::RingSetup;
+use super::memory::{GuestMem, Span};
+use super::notify::signal;
+use super::split::{Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
+
+/// Descriptors that one frame may fill. The longest frame in the smallest sensible buffers, 64 bytes, needs half of it.
+pub const FRAME_DESCRIPTORS_MAX: u32 = 2 * QUEUE_SIZE_MAX as u32;
+/// Bytes after which the guest is told of its frames before the burst ends, so that it works while we copy.
+const PUBLISH_BYTES: usize = 64 * 1024;
+/// The virtio-net header that we write: with `num_buffers`.
+pub const VNET_HEADER_WRITTEN: usize = 12;
+
+/// Why a frame was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not enough buffers are available.
+    NoBuffer,
+    /// The frame is longer than the buffer, and buffers are not merged.
+    TooBig,
+    /// The ring lies and must be stopped.
+    Ring(RingError),
+}
+
+impl From<RingError> for Refusal {
+    fn from(error: RingError) -> Self {
+        Self::Ring(error)
+    }
+}
+
+/// A receive ring of a guest.
+#[derive(Debug)]
+pub struct RxRing {
+    ring: SplitRing,
+    call: Option<OwnedFd>,
+    header_len: usize,
+    mergeable: bool,
+    /// The buffers of the frame being delivered: kept for its capacity only.
+    spans: Vec<Span>,
+    /// The chains of the frame being delivered and the bytes that each gets.
+    chains: Vec<(u16, u32)>,
+    /// Bytes delivered since the guest was last told.
+    unpublished: usize,
+    /// Interrupts since [`RxRing::flush`] last reported them.
+    calls: u64,
+    /// The least room that was missing when this many chains were available: until there are more, a frame that needs
+    /// as much is refused without looking at them again.
+    starved: Option<(u16, u64)>,
+}
+
+// SAFETY: the spans are used only inside `deliver`, while the ring keeps their memory alive.
+unsafe impl Send for RxRing {}
+
+impl RxRing {
+    /// Starts a ring; takes the call descriptor out of `setup`. `header_len` is the length of the virtio-net header in bytes, 10 or 12; `mergeable` says that a
+    /// frame may fill several buffers (VIRTIO_NET_F_MRG_RXBUF).
+    ///
+    /// # Errors
+    /// When an area of the ring is not where it may be.
+    pub fn new(
+        mem: Arc<GuestMem>,
+        setup: &mut RingSetup,
+        options: RingOptions,
+        header_len: usize,
+        mergeable: bool,
+    ) -> Result<Self, RingError> {
+        let ring = SplitRing::new(mem, setup, options)?;
+        // We never wait for buffers, so the guest need never kick this ring.
+        ring.quiet();
+        let (spans, chains) = (Vec::new(), Vec::new());
+        Ok(Self {
+            ring,
+            call: setup.call.take(),
+            header_len,
+            mergeable,
+            spans,
+            chains,
+            unpublished: 0,
+            calls: 0,
+            starved: None,
+        })
+    }
+
+    /// Copies one frame into the guest's buffers, behind `header`, whose `num_buffers` is filled in here. The guest sees
+    /// it after [`Self::flush`], or earlier.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the guest's buffers are untouched then.
+    #[inline]
+    pub fn deliver(&mut self, mut header: [u8; VNET_HEADER_WRITTEN], bytes: &Bytes<'_>) -> Result<(), Refusal> {
+        let need = (self.header_len + bytes.len()) as u64;
+        self.reserve(need)?;
+        header[10..].copy_from_slice(&(self.chains.len() as u16).to_le_bytes());
+        scatter(&header[..self.header_len], bytes, &self.spans);
+        for &(head, len) in &self.chains {
+            self.ring.push_used(head, len);
+        }
+        // At most the ring's size.
+        self.ring.advance(self.chains.len() as u16);
+        self.starved = None;
+        self.unpublished += bytes.len();
+        if self.unpublished > PUBLISH_BYTES {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// Finds chains with room for `need` bytes, without taking them yet.
+    #[inline]
+    fn reserve(&mut self, need: u64) -> Result<(), Refusal> {
+        self.spans.clear();
+        self.chains.clear();
+        self.ring.reset_effort();
+        let mut available = self.ring.available()?;
+        let mut room = 0;
+        while room < need {
+            let taken = self.chains.len() as u16;
+            if taken > 0 && !self.mergeable {
+                return Err(Refusal::TooBig);
+            }
+            if taken == available || self.is_starved(available, need) {
+                available = self.ring.refresh()?;
+                if taken == available || self.is_starved(available, need) {
+                    let least = self.starved.filter(|s| s.0 == available).map_or(need, |s| s.1.min(need));
+                    self.starved = Some((available, least));
+                    return Err(Refusal::NoBuffer);
+                }
+            }
+            let head = self.ring.head(taken);
+            let capacity = self.ring.walk(head, Direction::Writable, &mut self.spans)?;
+            if capacity == 0 || (taken == 0 && capacity < self.header_len as u64) {
+                return Err(RingError::ReceiveBufferRunt(capacity).into());
+            }
+            if self.ring.effort() > FRAME_DESCRIPTORS_MAX {
+                return Err(RingError::ReceiveBuffersTiny.into());
+            }
+            // At most `need`, which fits.
+            self.chains.push((head, capacity.min(need - room) as u32));
+            room += capacity;
+        }
+        Ok(())
+    }
+
+    /// Whether a frame that needs no more was refused with as many chains available.
+    #[inline]
+    fn is_starved(&self, available: u16, need: u64) -> bool {
+        self.starved.is_some_and(|(chains, least)| chains == available && need >= least)
+    }
+
+    /// Shows the guest what was delivered. Returns how often it was interrupted since the last flush.
+    #[inline]
+    pub fn flush(&mut self) -> u64 {
+        self.publish();
+        std::mem::take(&mut self.calls)
+    }
+
+    #[inline]
+    fn publish(&mut self) {
+        self.unpublished = 0;
+        if self.ring.publish() && signal(self.call.as_ref()) {
+            self.calls += 1;
+        }
+    }
+
+    /// Moves the ring to a new snapshot of the guest's memory.
+    ///
+    /// # Errors
+    /// When an area of the ring is not in the new memory.
+    pub fn rebase(&mut self, mem: Arc<GuestMem>) -> Result<(), RingError> {
+        self.starved = None;
+        self.ring.rebase(mem)
+    }
+
+    /// Replaces the call descriptor.
+    pub fn set_call(&mut self, call: Option<OwnedFd>) {
+        self.call = call;
+        // What was delivered while there was none would otherwise never be told.
+        signal(self.call.as_ref());
+    }
+
+    /// The next available entry to take.
+    pub fn next_avail(&self) -> u16 {
+        self.ring.next_avail()
+    }
+
+    /// Entries of the ring.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+}

@@ -1,0 +1,404 @@
+//! The split virtqueue (virtio 1.3, 2.7) seen from the device, on raw pointers.
+//!
+//! Theory of operation. The ring's three areas are checked when the ring starts and whenever the guest's memory changes:
+//! each lies aligned inside one region, so every later access is an offset inside it. The guest may write anything
+//! there at any time, so each field is read exactly once, volatile, into a local copy that is checked and then used. A
+//! lie is a [`RingError`]: the caller stops the ring; we never try the same entry again.
+//!
+//! Indexes are free-running 16-bit numbers. `next_avail` counts what we have taken, `next_used` what we have given
+//! back; the used index that the guest sees is published once for many entries by [`SplitRing::publish`].
+//!
+//! Notifications (2.7.7, 2.7.10). While we poll, the guest need not kick: without EVENT_IDX `used->flags` says so, with
+//! it `avail_event` is simply left behind. [`SplitRing::arm`] asks for a kick and then looks once more, with a full
+//! barrier between, so that a buffer made available meanwhile is either seen here or kicked for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering, fence};
+
+use super::error::RingError;
+use super::mailbox::RingSetup;
+use super::memory::{GuestMem, Span};
+
+#[cfg(target_endian = "big")]
+compile_error!("rings are little-endian and are read as they are: a big-endian host needs byte swaps here");
+
+/// The largest ring we offer, in entries.
+pub const QUEUE_SIZE_MAX: u16 = 1024;
+
+const DESC_F_NEXT: u16 = 1;
+const DESC_F_WRITE: u16 = 2;
+const DESC_F_INDIRECT: u16 = 4;
+const DESC_LEN: usize = 16;
+const AVAIL_F_NO_INTERRUPT: u16 = 1;
+const USED_F_NO_NOTIFY: u16 = 1;
+
+/// What was negotiated that changes how a ring is walked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingOptions {
+    /// VIRTIO_F_EVENT_IDX.
+    pub event_idx: bool,
+    /// VIRTIO_F_INDIRECT_DESC.
+    pub indirect: bool,
+}
+
+/// Which way a buffer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// The device reads it.
+    Readable,
+    /// The device writes it.
+    Writable,
+}
+
+struct Descriptor {
+    addr: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+/// The three areas as host pointers, checked.
+#[derive(Clone, Copy, Debug)]
+struct Areas {
+    desc: *const u8,
+    avail: *mut u8,
+    used: *mut u8,
+}
+
+/// One ring.
+#[derive(Debug)]
+pub(super) struct SplitRing {
+    mem: Arc<GuestMem>,
+    areas: Areas,
+    addresses: [u64; 3],
+    size: u16,
+    options: RingOptions,
+    next_avail: u16,
+    next_used: u16,
+    /// The available index as last read: what lies between `next_avail` and it may be taken without looking again.
+    seen_avail: u16,
+    /// The used index that the guest was last told of.
+    published: u16,
+    /// The region that the last buffer was in.
+    hint: usize,
+    /// Descriptors read since [`SplitRing::reset_effort`]: what a guest makes us do is bounded by it, not by bytes.
+    effort: u32,
+}
+
+// SAFETY: the pointers in `areas` point into mappings that `mem` keeps alive and are used raw by whoever owns the ring.
+unsafe impl Send for SplitRing {}
+
+impl SplitRing {
+    pub(super) fn new(mem: Arc<GuestMem>, setup: &RingSetup, options: RingOptions) -> Result<Self, RingError> {
+        if !setup.size.is_power_of_two() || setup.size > QUEUE_SIZE_MAX {
+            return Err(RingError::Size(setup.size));
+        }
+        let addresses = [setup.desc, setup.avail, setup.used];
+        let areas = locate(&mem, addresses, setup.size)?;
+        let (next_avail, next_used) = (setup.next_avail, setup.next_used);
+        Ok(Self {
+            mem,
+            areas,
+            addresses,
+            size: setup.size,
+            options,
+            next_avail,
+            next_used,
+            seen_avail: next_avail,
+            published: next_used,
+            hint: 0,
+            effort: 0,
+        })
+    }
+
+    /// Descriptors read since the last reset.
+    #[inline]
+    pub(super) fn effort(&self) -> u32 {
+        self.effort
+    }
+
+    #[inline]
+    pub(super) fn reset_effort(&mut self) {
+        self.effort = 0;
+    }
+
+    /// Moves the ring to a new snapshot of the same guest's memory.
+    pub(super) fn rebase(&mut self, mem: Arc<GuestMem>) -> Result<(), RingError> {
+        self.areas = locate(&mem, self.addresses, self.size)?;
+        self.mem = mem;
+        self.hint = 0;
+        Ok(())
+    }
+
+    pub(super) fn mem(&self) -> &Arc<GuestMem> {
+        &self.mem
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(super) fn next_avail(&self) -> u16 {
+        self.next_avail
+    }
+
+    /// Chains that may be taken now. Reads the guest's index only when none of the ones seen before is left.
+    #[inline]
+    pub(super) fn available(&mut self) -> Result<u16, RingError> {
+        let seen = self.seen_avail.wrapping_sub(self.next_avail);
+        if seen > 0 { Ok(seen) } else { self.refresh() }
+    }
+
+    /// Reads the guest's available index and returns how many chains may be taken now.
+    #[inline]
+    pub(super) fn refresh(&mut self) -> Result<u16, RingError> {
+        // Acquire: what the guest wrote before the index (entries, descriptors, buffers) is read after it.
+        let idx = self.avail_u16(2).load(Ordering::Acquire);
+        let count = idx.wrapping_sub(self.next_avail);
+        if count > self.size {
+            return Err(RingError::AvailIndex { idx, next: self.next_avail, size: self.size });
+        }
+        self.seen_avail = idx;
+        Ok(count)
+    }
+
+    /// The head of the chain `ahead` entries after the next one. `ahead` must be below what [`Self::available`] said.
+    #[inline]
+    pub(super) fn head(&self, ahead: u16) -> u16 {
+        let slot = usize::from(self.next_avail.wrapping_add(ahead) & (self.size - 1));
+        // SAFETY: slot < size, and `locate` checked that the available ring has `size` entries of two bytes after its
+        // four-byte header, aligned to two.
+        unsafe { self.areas.avail.add(4 + 2 * slot).cast::<u16>().read_volatile() }
+    }
+
+    /// Counts `n` chains as taken.
+    #[inline]
+    pub(super) fn advance(&mut self, n: u16) {
+        self.next_avail = self.next_avail.wrapping_add(n);
+    }
+
+    /// Walks the chain from `head` on, all of whose buffers must go one way, and appends them to `spans`. Returns their
+    /// length in bytes.
+    #[inline]
+    pub(super) fn walk(&mut self, head: u16, want: Direction, spans: &mut Vec<Span>) -> Result<u64, RingError> {
+        let mut total = 0;
+        self.walk_each(head, &mut |ring, d| {
+            if direction(d) != want {
+                return Err(RingError::Direction(match want {
+                    Direction::Readable => "should read it",
+                    Direction::Writable => "should write it",
+                }));
+            }
+            total += u64::from(d.len);
+            ring.mem.translate(d.addr, d.len, &mut ring.hint, spans)
+        })?;
+        Ok(total)
+    }
+
+    /// Walks a chain of readable buffers followed by writable ones (2.7.4.2), into two lists.
+    pub(super) fn walk_both(
+        &mut self,
+        head: u16,
+        readable: &mut Vec<Span>,
+        writable: &mut Vec<Span>,
+    ) -> Result<(), RingError> {
+        let mut seen_writable = false;
+        self.walk_each(head, &mut |ring, d| {
+            let spans = match direction(d) {
+                Direction::Writable => {
+                    seen_writable = true;
+                    &mut *writable
+                }
+                Direction::Readable if seen_writable => return Err(RingError::Direction("should write it")),
+                Direction::Readable => &mut *readable,
+            };
+            ring.mem.translate(d.addr, d.len, &mut ring.hint, spans)
+        })
+    }
+
+    /// Calls `each` for every buffer descriptor of a chain, following at most one indirect table at its end. No more
+    /// than `size` descriptors are read, so a loop ends.
+    #[inline]
+    fn walk_each(
+        &mut self,
+        head: u16,
+        each: &mut impl FnMut(&mut Self, &Descriptor) -> Result<(), RingError>,
+    ) -> Result<(), RingError> {
+        let mut index = head;
+        for walked in 0..self.size {
+            if index >= self.size {
+                return Err(RingError::DescriptorIndex { index, size: self.size });
+            }
+            // SAFETY: index < size, and `locate` checked that the table has `size` descriptors, aligned to 16.
+            let descriptor = unsafe { read_descriptor(self.areas.desc.add(DESC_LEN * usize::from(index))) };
+            self.effort += 1;
+            if descriptor.flags & DESC_F_INDIRECT != 0 {
+                return self.walk_indirect(&descriptor, self.size - walked, each);
+            }
+            each(self, &descriptor)?;
+            if descriptor.flags & DESC_F_NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(RingError::ChainTooLong(self.size))
+    }
+
+    /// Walks an indirect table (2.7.5.3) of at most `room` descriptors.
+    fn walk_indirect(
+        &mut self,
+        table: &Descriptor,
+        room: u16,
+        each: &mut impl FnMut(&mut Self, &Descriptor) -> Result<(), RingError>,
+    ) -> Result<(), RingError> {
+        if !self.options.indirect {
+            return Err(RingError::IndirectNotNegotiated);
+        }
+        if table.flags & DESC_F_NEXT != 0 {
+            return Err(RingError::IndirectMisplaced("goes on with another descriptor"));
+        }
+        let len = table.len as usize;
+        let entries = len / DESC_LEN;
+        if entries == 0 || !len.is_multiple_of(DESC_LEN) || entries > usize::from(self.size) {
+            return Err(RingError::IndirectLength(table.len));
+        }
+        let outside = RingError::BufferOutside { addr: table.addr, len: table.len };
+        let span = self.mem.contiguous(table.addr, len, &mut self.hint).ok_or(outside)?;
+        // At most size, which fits.
+        let entries = entries as u16;
+        let mut index = 0;
+        for _ in 0..room.min(entries) {
+            if index >= entries {
+                return Err(RingError::DescriptorIndex { index, size: entries });
+            }
+            // SAFETY: index < entries, and the span has `entries` descriptors inside one mapping.
+            let descriptor = unsafe { read_descriptor(span.ptr.add(DESC_LEN * usize::from(index))) };
+            self.effort += 1;
+            if descriptor.flags & DESC_F_INDIRECT != 0 {
+                return Err(RingError::IndirectMisplaced("inside an indirect table"));
+            }
+            each(self, &descriptor)?;
+            if descriptor.flags & DESC_F_NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(RingError::ChainTooLong(room.min(entries)))
+    }
+
+    /// Gives the chain `head` back, with `len` bytes written into it. The guest sees it after [`Self::publish`].
+    #[inline]
+    pub(super) fn push_used(&mut self, head: u16, len: u32) {
+        let slot = usize::from(self.next_used & (self.size - 1));
+        // SAFETY: slot < size, and `locate` checked that the used ring has `size` entries of eight bytes after its
+        // four-byte header, aligned to four.
+        unsafe {
+            let element = self.areas.used.add(4 + 8 * slot).cast::<u32>();
+            element.write_volatile(u32::from(head));
+            element.add(1).write_volatile(len);
+        }
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Shows the guest what was given back since the last time. Returns whether it wants an interrupt for that (2.7.7).
+    #[inline]
+    pub(super) fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return false;
+        }
+        // Release: the used elements and the buffers are written before the index that shows them.
+        self.used_u16(2).store(new, Ordering::Release);
+        self.published = new;
+        // The index is visible before the guest's wish is read; the guest does it the other way round.
+        fence(Ordering::SeqCst);
+        if self.options.event_idx {
+            let used_event = self.avail_u16(4 + 2 * usize::from(self.size)).load(Ordering::Relaxed);
+            new.wrapping_sub(used_event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            self.avail_u16(0).load(Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0
+        }
+    }
+
+    /// Tells the guest that it need not kick: we are polling.
+    #[inline]
+    pub(super) fn quiet(&self) {
+        if !self.options.event_idx {
+            self.used_u16(0).store(USED_F_NO_NOTIFY, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks for a kick and looks once more: with `true`, chains are available already and there may be no kick.
+    pub(super) fn arm(&mut self) -> Result<bool, RingError> {
+        if self.options.event_idx {
+            self.used_u16(4 + 8 * usize::from(self.size)).store(self.next_avail, Ordering::Relaxed);
+        } else {
+            self.used_u16(0).store(0, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+        Ok(self.refresh()? > 0)
+    }
+
+    /// A 16-bit field of the driver area. `offset` is even and at most that of `used_event`.
+    #[inline]
+    fn avail_u16(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: `locate` checked the area up to and with `used_event`, aligned to two; it stays mapped as long as
+        // `mem`, and both sides treat the field as one 16-bit word.
+        unsafe { AtomicU16::from_ptr(self.areas.avail.add(offset).cast()) }
+    }
+
+    /// A 16-bit field of the device area. `offset` is even and at most that of `avail_event`.
+    #[inline]
+    fn used_u16(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: as for `avail_u16`; the area is checked up to and with `avail_event`.
+        unsafe { AtomicU16::from_ptr(self.areas.used.add(offset).cast()) }
+    }
+}
+
+fn direction(descriptor: &Descriptor) -> Direction {
+    if descriptor.flags & DESC_F_WRITE == 0 { Direction::Readable } else { Direction::Writable }
+}
+
+/// Checks the three areas (2.7: alignment; sizes with the event fields) and finds them in our address space.
+fn locate(mem: &GuestMem, addresses: [u64; 3], size: u16) -> Result<Areas, RingError> {
+    let n = usize::from(size);
+    let [desc, avail, used] = addresses;
+    let area = |area, addr: u64, len, align| {
+        if !addr.is_multiple_of(align) {
+            return Err(RingError::AreaUnaligned { area, addr, align });
+        }
+        let span = mem.contiguous(addr, len, &mut 0).ok_or(RingError::AreaOutside { area, addr })?;
+        // A region may begin at any guest address but is mapped at a page: what is aligned there need not be here.
+        if !(span.ptr as usize as u64).is_multiple_of(align) {
+            return Err(RingError::AreaUnaligned { area, addr, align });
+        }
+        Ok(span.ptr)
+    };
+    Ok(Areas {
+        desc: area("descriptor table", desc, DESC_LEN * n, 16)?.cast_const(),
+        avail: area("available ring", avail, 6 + 2 * n, 2)?,
+        used: area("used ring", used, 6 + 8 * n, 4)?,
+    })
+}
+
+/// Reads a descriptor once.
+///
+/// # Safety
+/// `at` points to 16 mapped bytes.
+#[inline]
+unsafe fn read_descriptor(at: *const u8) -> Descriptor {
+    let mut words = [0u64; 2];
+    if at.cast::<u64>().is_aligned() {
+        // SAFETY: mapped, as the caller says, and aligned.
+        words = unsafe { [at.cast::<u64>().read_volatile(), at.cast::<u64>().add(1).read_volatile()] };
+    } else {
+        // An indirect table may lie anywhere. Byte by byte: each is read once.
+        for (i, word) in words.iter_mut().enumerate() {
+            // SAFETY: mapped, as the caller says; bytes need no alignment.
+            let bytes = std::array::from_fn(|b| unsafe { at.add(8 * i + b).read_volatile() });
+            *word = u64::from_le_bytes(bytes);
+        }
+    }
+    let [addr, rest] = words;
+    Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+}
