@@ -18,10 +18,12 @@
 //! * [`mode`]: what a network is made of
 //! * [`metrics`]: one counter for every way in which a frame can end
 //! * [`sys`]: thin wrappers of system calls (the other room with `unsafe`)
+//! * [`control`]: how VMs come in and how the process ends
 //! * [`config`] and [`cli`]: what the user asked for, checked
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod frame;
 pub mod metrics;
 pub mod mode;

@@ -1,2 +1,41 @@
-//! guestwire
-fn main() {}
+//! guestwire: parse the command line, check it, run.
+
+use std::process::ExitCode;
+
+use guestwire::cli::{self, Command};
+use guestwire::control;
+
+/// The exit code for what could not start or go on.
+const EXIT_FAILURE: u8 = 1;
+
+fn main() -> ExitCode {
+    let config = match cli::parse(std::env::args_os()) {
+        Ok(Command::Run(config)) => config,
+        Ok(Command::Help(text)) => return answered(text.print().is_ok()),
+        Ok(Command::PrintCapabilities) => return answered(print_line(cli::CAPABILITIES)),
+        Err(error) => return refused(cli::EXIT_USAGE, &error),
+    };
+    if let Err(error) = cli::log::start(config.verbosity) {
+        return refused(cli::EXIT_USAGE, &error);
+    }
+    match control::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refused(EXIT_FAILURE, &format_args!("error: {error}")),
+    }
+}
+
+fn print_line(text: &str) -> bool {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{text}").is_ok()
+}
+
+fn answered(printed: bool) -> ExitCode {
+    if printed { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) }
+}
+
+fn refused(code: u8, why: &dyn std::fmt::Display) -> ExitCode {
+    use std::io::Write;
+    // When the standard error is closed as well, the exit code has to do.
+    let _ = writeln!(std::io::stderr(), "guestwire: {why}");
+    ExitCode::from(code)
+}

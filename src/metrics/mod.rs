@@ -10,6 +10,8 @@
 //! more receivers, where each copy ends in `rx_frames` or in exactly one of the receiver's `drop_rx_` counters. A
 //! super-frame (TSO, USO) is one frame to its sender; a receiver that takes none counts its segments.
 
+pub mod export;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::copy::{Bytes, take_front};
+use super::copy::{Bytes, skip_front, take_front};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
@@ -252,12 +252,4 @@ impl TxRing {
     pub fn next_avail(&self) -> u16 {
         self.ring.next_avail()
     }
-}
-
-/// Drops `n` bytes from the front of `spans`, as [`take_front`] does but without reading them.
-#[inline]
-fn skip_front(spans: &mut [Span], first: &mut usize, n: usize) {
-    let mut scratch = [0; 16];
-    debug_assert!(n <= scratch.len());
-    take_front(spans, first, &mut scratch[..n.min(16)]);
 }

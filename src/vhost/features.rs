@@ -2,6 +2,7 @@
 //!
 //! Bits are those of virtio 1.3, sections 5.1.3 and 6, and of the vhost-user specification.
 
+use crate::config::{Mtu, Network, Offload};
 use crate::frame::offload::Offloads;
 
 /// Queue pairs of a port.
@@ -100,6 +101,22 @@ impl Offer {
     pub fn new(masked: u64, mtu: Option<u16>) -> Self {
         let mtu_bit = if mtu.is_some() { MTU } else { 0 };
         Self { features: without_dangling((OFFERED | mtu_bit) & !masked), mtu }
+    }
+
+    /// What a network's guests are offered.
+    pub fn to_guests_of(network: &Network) -> Self {
+        let off = |&&offload: &&Offload| !network.offload.contains(offload);
+        let masked = Offload::ALL.iter().filter(off).fold(0, |bits, &offload| bits | offload_bits(offload));
+        Self::new(masked, network.mtu.map(Mtu::bytes))
+    }
+}
+
+fn offload_bits(offload: Offload) -> u64 {
+    match offload {
+        Offload::Csum => CSUM | GUEST_CSUM,
+        Offload::Tso => HOST_TSO4 | HOST_TSO6 | GUEST_TSO4 | GUEST_TSO6,
+        Offload::Uso => HOST_USO | GUEST_USO4 | GUEST_USO6,
+        Offload::Ecn => HOST_ECN | GUEST_ECN,
     }
 }
 

@@ -12,3 +12,6 @@ pub mod memory_table;
 pub mod message;
 pub mod session;
 mod vring;
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,7 @@ fn run(socket: &UnixStream, port: &Arc<PortShared>, mailbox: PortMailbox, offer:
         return;
     }
     let _attached = Attached(mailbox.clone());
-    tracing::info!(port = number, network, "attached");
+    tracing::debug!(port = number, network, "attached");
     match Session::start(socket, port, mailbox, offer) {
         Ok(mut session) => match session.serve() {
             ChannelError::Closed => tracing::info!(port = number, network, "detached: the frontend has closed"),

@@ -55,6 +55,12 @@ impl Network {
             }
         }
         self.flush();
+        let evicted = self.switch.take_evictions(port_id(from));
+        if evicted > 0
+            && let Some(port) = &self.ports[from]
+        {
+            port.shared.counters.add(Counter::AddressesEvicted, evicted);
+        }
     }
 
     fn forward_one(&mut self, from: usize, burst: &Burst, i: usize, flood_bytes: &mut usize) -> Result<(), Counter> {
@@ -72,10 +78,9 @@ impl Network {
         if matches!(offload, Offload::Segment(_)) {
             counters.count(Counter::TxGsoFrames);
         }
-        let id = port_id(from);
-        let verdict = self.switch.forward(id, head);
+        let verdict = self.switch.forward(port_id(from), head);
         if port.mac.is_none() && !matches!(verdict, Verdict::Drop(_)) {
-            port.mac = MacAddr::source_of(head);
+            self.meet(from, MacAddr::source_of(head));
         }
         let frame = Frame { head, bytes: burst.bytes(i), offload };
         match verdict {
@@ -84,6 +89,23 @@ impl Network {
             Verdict::Drop(reason) => return Err(reason),
         }
         Ok(())
+    }
+
+    /// Notes the first address that a guest sends from, and says so when it is not the only one with it.
+    fn meet(&mut self, from: usize, mac: Option<MacAddr>) {
+        let twin = self.ports.iter().flatten().find(|port| port.mac == mac).map(|port| port.shared.number);
+        let (Some(port), Some(mac)) = (&mut self.ports[from], mac) else { return };
+        port.mac = Some(mac);
+        let (number, network) = (port.shared.number, port.shared.network.as_str());
+        match twin {
+            None => tracing::info!(port = number, network, %mac, "the guest sends"),
+            Some(twin) => tracing::warn!(
+                port = number,
+                network,
+                %mac,
+                "the guest has the address of the guest on port {twin}: frames for one will reach the other;                  give each its own mac="
+            ),
+        }
     }
 
     fn flood(&mut self, from: usize, frame: &Frame<'_>, bytes_left: &mut usize) -> Result<(), Counter> {

@@ -1,0 +1,178 @@
+//! What to type to attach a VM.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use crate::config::{Attachment, Network};
+
+/// Which side of a socket the VMM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vmm {
+    Connects,
+    Listens,
+}
+
+/// Everything a person needs to attach VMs: the whole command lines of QEMU and cloud-hypervisor for each socket, and
+/// for a second VM where a socket takes more than one. Each has a `mac=` of its own, locally administered (IEEE 802),
+/// and the same again after a restart.
+pub fn instructions(network: &Network) -> String {
+    let mut text = String::new();
+    let mut macs = Macs::new(network);
+    for attachment in &network.attachments {
+        // Writing to a String does not fail.
+        let _ = match attachment {
+            Attachment::Listen(listen) => on_socket(&mut text, network, listen.path.as_path(), &mut macs),
+            Attachment::Connect(path) => at_vmm(&mut text, network, path.as_path(), &mut macs),
+            Attachment::Inherit(fd) => writeln!(text, "VMs come in on descriptor {}.\n", fd.number()),
+        };
+    }
+    text
+}
+
+fn on_socket(text: &mut String, network: &Network, path: &Path, macs: &mut Macs) -> std::fmt::Result {
+    let path = absolute(path);
+    let (first, second) = (macs.next(), macs.next());
+    writeln!(
+        text,
+        "VMs connect to {}; each is a new port. With QEMU, and your disk or kernel added:\n",
+        path.display()
+    )?;
+    writeln!(text, "{}\n", qemu(&path, &first, network, Vmm::Connects))?;
+    writeln!(text, "A second VM, and further ones, each with a mac= of its own:\n")?;
+    writeln!(text, "{}\n", qemu(&path, &second, network, Vmm::Connects))?;
+    writeln!(text, "With cloud-hypervisor, the first and the second:\n")?;
+    writeln!(text, "{}\n", cloud_hypervisor(&path, &first, network, Vmm::Connects))?;
+    writeln!(text, "{}\n", cloud_hypervisor(&path, &second, network, Vmm::Connects))?;
+    writeln!(
+        text,
+        "share=on (shared=on) is what lets guestwire see the VM's memory. reconnect=1 attaches the VM again"
+    )?;
+    writeln!(text, "after guestwire was restarted; QEMU 9.2 and later spell it reconnect-ms=1000.\n")
+}
+
+fn at_vmm(text: &mut String, network: &Network, path: &Path, macs: &mut Macs) -> std::fmt::Result {
+    let path = absolute(path);
+    let mac = macs.next();
+    writeln!(text, "guestwire connects to the VM that listens on {}. With QEMU:\n", path.display())?;
+    writeln!(text, "{}\n", qemu(&path, &mac, network, Vmm::Listens))?;
+    writeln!(text, "With cloud-hypervisor:\n")?;
+    writeln!(text, "{}\n", cloud_hypervisor(&path, &mac, network, Vmm::Listens))
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn qemu(path: &Path, mac: &str, network: &Network, vmm: Vmm) -> String {
+    // QEMU takes two commas for one in a value.
+    let path = path.display().to_string().replace(',', ",,");
+    let side = if vmm == Vmm::Connects { "reconnect=1" } else { "server=on,wait=off" };
+    let mtu = network.mtu.map(|mtu| format!(",host_mtu={}", mtu.bytes())).unwrap_or_default();
+    let chardev = quoted(&format!("socket,id=wire0,path={path},{side}"));
+    let (program, machine) = match std::env::consts::ARCH {
+        "aarch64" => ("qemu-system-aarch64", "virt"),
+        _ => ("qemu-system-x86_64", "q35"),
+    };
+    format!(
+        "  {program} -machine {machine},memory-backend=mem0 -accel kvm -accel tcg -m 1G \\\n    \
+         -object memory-backend-memfd,id=mem0,size=1G,share=on \\\n    \
+         -chardev {chardev} \\\n    \
+         -netdev vhost-user,id=net0,chardev=wire0 \\\n    \
+         -device virtio-net-pci,netdev=net0,mac={mac}{mtu}"
+    )
+}
+
+fn cloud_hypervisor(path: &Path, mac: &str, network: &Network, vmm: Vmm) -> String {
+    let mode = if vmm == Vmm::Connects { "client" } else { "server" };
+    let mtu = network.mtu.map(|mtu| format!(",mtu={}", mtu.bytes())).unwrap_or_default();
+    let socket = path.display().to_string();
+    let socket = if socket.contains(',') { format!("\"{socket}\"") } else { socket };
+    let net = format!("mac={mac},vhost_user=true,socket={socket},vhost_mode={mode},num_queues=2,queue_size=256{mtu}");
+    format!("  cloud-hypervisor --cpus boot=1 --memory size=1G,shared=on \\\n    --net {}", quoted(&net))
+}
+
+/// As a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,=@%".contains(c);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// Locally administered addresses: a prefix that is the network's, and a number.
+struct Macs {
+    prefix: [u8; 3],
+    next: u16,
+}
+
+impl Macs {
+    fn new(network: &Network) -> Self {
+        let mut hasher = DefaultHasher::new();
+        network.attachments.iter().filter_map(Attachment::path).map(absolute).for_each(|path| path.hash(&mut hasher));
+        let [a, b, c, ..] = hasher.finish().to_be_bytes();
+        Self { prefix: [a, b, c], next: 1 }
+    }
+
+    fn next(&mut self) -> String {
+        let [a, b, c] = self.prefix;
+        let [high, low] = self.next.to_be_bytes();
+        self.next = self.next.wrapping_add(1);
+        format!("02:{a:02x}:{b:02x}:{c:02x}:{high:02x}:{low:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ConnectPath, Listen, ListenPath, Mode, OffloadMask, SocketMode};
+
+    fn listen(path: &str) -> Attachment {
+        let path = ListenPath::new(path.into()).unwrap();
+        Attachment::Listen(Listen { path, mode: SocketMode::PRIVATE, group: None })
+    }
+
+    fn network(attachments: Vec<Attachment>) -> Network {
+        Network { name: "lab".into(), mode: Mode::Internal, attachments, mtu: None, offload: OffloadMask::ALL }
+    }
+
+    fn macs(text: &str) -> Vec<&str> {
+        text.split("mac=").skip(1).map(|rest| &rest[..17]).collect()
+    }
+
+    #[test]
+    fn a_socket_has_lines_for_two_vms_of_each_kind() {
+        let text = instructions(&network(vec![listen("/tmp/lab.sock")]));
+        assert_eq!(text.matches("qemu-system-").count(), 2);
+        assert_eq!(text.matches("cloud-hypervisor --").count(), 2);
+        assert_eq!(text.matches("share=on \\").count(), 2);
+        assert_eq!(text.matches("path=/tmp/lab.sock,reconnect=1").count(), 2);
+        assert_eq!(text.matches("socket=/tmp/lab.sock,vhost_mode=client").count(), 2);
+        let macs: Vec<_> = macs(&text).into_iter().filter(|mac| mac.starts_with("02:")).collect();
+        assert_eq!(macs.len(), 4);
+        assert!(macs[0] == macs[2] && macs[1] == macs[3] && macs[0] != macs[1], "{macs:?}");
+    }
+
+    #[test]
+    fn macs_differ_between_networks_and_not_between_runs() {
+        let one = instructions(&network(vec![listen("/tmp/a"), listen("/tmp/b")]));
+        assert_eq!(one, instructions(&network(vec![listen("/tmp/a"), listen("/tmp/b")])));
+        let other = instructions(&network(vec![listen("/tmp/c")]));
+        assert_ne!(macs(&one)[0], macs(&other)[0]);
+    }
+
+    #[test]
+    fn a_vmm_that_listens_and_an_mtu() {
+        let mut network = network(vec![Attachment::Connect(ConnectPath::new("/tmp/vm.sock".into()).unwrap())]);
+        network.mtu = Some("9000".parse().unwrap());
+        let text = instructions(&network);
+        assert!(text.contains("path=/tmp/vm.sock,server=on,wait=off"), "{text}");
+        assert!(text.contains("vhost_mode=server") && text.contains(",host_mtu=9000") && text.contains(",mtu=9000"));
+    }
+
+    #[test]
+    fn odd_paths_survive_the_shell_and_the_vmm() {
+        let text = instructions(&network(vec![listen("/tmp/it's a,b")]));
+        assert!(text.contains(r"-chardev 'socket,id=wire0,path=/tmp/it'\''s a,,b,reconnect=1'"), "{text}");
+        assert!(text.contains(r#"socket="/tmp/it'\''s a,b""#), "{text}");
+    }
+}

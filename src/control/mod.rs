@@ -1,0 +1,51 @@
+//! Control: how VMs come in, how they go, and how the process ends.
+//!
+//! Theory of operation. The main thread is the supervisor: an epoll loop whose [`source::Source`]s are all there is to
+//! wait for. It accepts and makes connections, gives each a port and a session (`ports`), and hears when one has ended.
+//! It never touches a ring and no frame passes through it, so whatever it does or waits for holds up no traffic; and
+//! nothing it does may wait for a VMM, so a stalled one holds up neither the others nor the end of the process.
+//!
+//! Limits: a descriptor shortage pauses the listeners (`listeners`) until a port has ended or [`RESUME_AFTER`] has
+//! passed, and never makes the loop spin. The end of the process waits [`SESSIONS_END_MAX`] for sessions, then goes.
+
+mod backoff;
+mod clients;
+mod hints;
+mod listeners;
+mod ports;
+mod source;
+mod start;
+mod statistics;
+mod supervisor;
+mod timer;
+
+use std::time::Duration;
+
+pub use hints::instructions;
+pub use start::StartError;
+
+use crate::config::Config;
+
+/// How long a listener that ran into a shortage of descriptors rests, unless a port ends earlier.
+pub const RESUME_AFTER: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for sessions to end. With the statistics' last lines it stays below 100 ms.
+pub const SESSIONS_END_MAX: Duration = Duration::from_millis(50);
+/// Descriptors that one port holds, about: a connection or two, memory, and kick, call and error of its rings.
+pub const FDS_PER_PORT: u64 = 15;
+/// Descriptors that are kept free for the ports that exist: a frontend sends new ones whenever its guest pleases.
+pub const FDS_SPARE: u64 = 16;
+
+const _: () = assert!(
+    SESSIONS_END_MAX.as_millis() + crate::metrics::export::FLUSH_MAX.as_millis() < 100,
+    "SIGTERM ends the process in under 100 ms"
+);
+
+/// Runs the network until a signal ends it, or nothing is left that could bring a VM.
+///
+/// To be called first thing, while the process has one thread and no descriptors but those its parent left it.
+///
+/// # Errors
+/// [`StartError`] when it cannot start, or when the loop itself fails.
+pub fn run(config: &Config) -> Result<(), StartError> {
+    start::start(config)?.run()
+}

@@ -1,0 +1,155 @@
+//! The ports that exist, and the one place where a connection becomes one.
+//!
+//! Theory of operation. A port is numbered when its connection comes, and its number is never used again. Its session
+//! runs in threads of its own and calls back when it has ended; the callback only leaves the number in [`Ended`] and
+//! wakes the supervisor, which then joins the session and forgets the port.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::metrics::export::PortReport;
+use crate::ring::mailbox::{Mailbox, PortMailbox, PortShared};
+use crate::vhost::features::Offer;
+use crate::vhost::session::{self, SessionHandle};
+
+/// Addresses for guests that take theirs from the device's configuration: locally administered (IEEE 802), random, and
+/// different for every port.
+#[derive(Debug)]
+struct Macs(RandomState);
+
+impl Macs {
+    fn new() -> Self {
+        Self(RandomState::new())
+    }
+
+    fn of(&self, port: u32) -> [u8; 6] {
+        let [a, b, ..] = self.0.hash_one("guestwire").to_be_bytes();
+        let [_, c, d, e] = port.to_be_bytes();
+        [0x02, a, b, c, d, e]
+    }
+}
+
+/// Numbers of ports whose sessions have ended, on their way to the supervisor.
+#[derive(Debug)]
+struct Ended {
+    numbers: Mutex<Vec<u32>>,
+    wake: EventFd,
+}
+
+impl Ended {
+    fn push(&self, number: u32) {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+        // Can only fail when the counter is full, and then the supervisor is being woken already.
+        let _ = self.wake.write(1);
+    }
+
+    fn take(&self) -> Vec<u32> {
+        // Quiet first, then look: a number that comes in between wakes us once more for nothing.
+        let _ = self.wake.read();
+        std::mem::take(&mut *self.numbers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A port that has ended.
+#[derive(Debug)]
+pub(super) struct EndedPort {
+    /// Its number.
+    pub(super) number: u32,
+    /// How long it existed.
+    pub(super) lasted: Duration,
+    /// Its last figures.
+    pub(super) report: PortReport,
+}
+
+#[derive(Debug)]
+struct LivePort {
+    shared: Arc<PortShared>,
+    session: SessionHandle,
+    since: Instant,
+}
+
+/// The ports of a network.
+#[derive(Debug)]
+pub(super) struct Ports {
+    network: String,
+    offer: Offer,
+    mailbox: Arc<Mailbox>,
+    macs: Macs,
+    live: BTreeMap<u32, LivePort>,
+    next: u32,
+    ended: Arc<Ended>,
+}
+
+impl Ports {
+    /// None yet. Their guests are offered `offer`, and `mailbox` is their worker's.
+    pub(super) fn new(network: String, offer: Offer, mailbox: Arc<Mailbox>) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let ended = Arc::new(Ended { numbers: Mutex::new(Vec::new()), wake });
+        Ok(Self { network, offer, mailbox, macs: Macs::new(), live: BTreeMap::new(), next: 0, ended })
+    }
+
+    /// Makes a port of a connection and returns its number. `way_in` is for the log.
+    pub(super) fn attach(&mut self, stream: UnixStream, way_in: &str) -> io::Result<u32> {
+        let number = self.next;
+        let next = number.checked_add(1).ok_or_else(|| io::Error::other("all port numbers are used up"))?;
+        let shared = Arc::new(PortShared::new(number, self.network.clone(), self.macs.of(number))?);
+        let ended = self.ended.clone();
+        let mailbox = PortMailbox::new(number, self.mailbox.clone());
+        let on_end = Box::new(move || ended.push(number));
+        let session = session::spawn(stream, shared.clone(), mailbox, self.offer, on_end)?;
+        self.next = next;
+        self.live.insert(number, LivePort { shared, session, since: Instant::now() });
+        tracing::info!(port = number, network = %self.network, "a VM has connected{way_in}");
+        Ok(number)
+    }
+
+    /// Readable when [`Ports::take_ended`] has something to do.
+    pub(super) fn ended_fd(&self) -> BorrowedFd<'_> {
+        self.ended.wake.as_fd()
+    }
+
+    /// Forgets the ports whose sessions have ended.
+    pub(super) fn take_ended(&mut self) -> Vec<EndedPort> {
+        let numbers = self.ended.take();
+        let forget = |number: u32| {
+            let port = self.live.remove(&number)?;
+            // It said that it had ended: this does not wait.
+            port.session.join();
+            let lasted = port.since.elapsed();
+            tracing::debug!(port = number, network = %self.network, "the port has ended");
+            Some(EndedPort { number, lasted, report: PortReport::new(number, true, &port.shared.counters) })
+        };
+        numbers.into_iter().filter_map(forget).collect()
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// The present figures of all ports, in the order of their numbers.
+    pub(super) fn reports(&self) -> impl Iterator<Item = PortReport> + '_ {
+        self.live.iter().map(|(&number, port)| PortReport::new(number, false, &port.shared.counters))
+    }
+
+    /// Tells all sessions to end.
+    pub(super) fn shutdown(&self) {
+        self.live.values().for_each(|port| port.session.shutdown());
+    }
+
+    /// Gives up on the sessions that have not ended; the end of the process takes them along. Returns how many.
+    pub(super) fn abandon(&mut self) -> usize {
+        let left = std::mem::take(&mut self.live);
+        let count = left.len();
+        // Dropping them might wait for what we are not going to wait for.
+        left.into_values().for_each(std::mem::forget);
+        count
+    }
+}

@@ -1,0 +1,231 @@
+//! The supervisor's loop.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::Signal;
+
+use super::clients::Clients;
+use super::listeners::{Door, Listeners};
+use super::ports::Ports;
+use super::source::Source;
+use super::start::{StartError, failed};
+use super::statistics::Statistics;
+use super::timer::Timer;
+use super::{RESUME_AFTER, SESSIONS_END_MAX};
+use crate::config::Network;
+use crate::sys::signals::Signals;
+use crate::vhost::features::Offer;
+use crate::worker::{Worker, WorkerHandle};
+
+/// Events taken from epoll at a time.
+const EVENTS_PER_WAIT: usize = 32;
+
+/// Everything that the main thread owns.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    epoll: Epoll,
+    signals: Signals,
+    listeners: Listeners,
+    clients: Clients,
+    ports: Ports,
+    worker: WorkerHandle,
+    resume: Timer,
+    retry: Timer,
+    statistics: Option<Statistics>,
+}
+
+impl Supervisor {
+    /// A supervisor of a network that has no way in yet.
+    pub(super) fn new(
+        network: &Network,
+        signals: Signals,
+        nofile_limit: u64,
+        statistics: Option<Statistics>,
+    ) -> io::Result<Self> {
+        // The table's order must not be known to guests, who choose the addresses in it.
+        let seed = RandomState::new().hash_one("addresses");
+        let worker = Worker::spawn("worker-0", seed)?;
+        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), worker.mailbox())?;
+        let supervisor = Self {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            signals,
+            listeners: Listeners::new(nofile_limit),
+            clients: Clients::default(),
+            ports,
+            worker,
+            resume: Timer::new()?,
+            retry: Timer::new()?,
+            statistics,
+        };
+        supervisor.watch(&supervisor.signals, Source::Signals)?;
+        supervisor.watch(supervisor.ports.ended_fd(), Source::SessionEnded)?;
+        supervisor.watch(&supervisor.resume, Source::ResumeTimer)?;
+        supervisor.watch(&supervisor.retry, Source::RetryTimer)?;
+        if let Some(statistics) = &supervisor.statistics {
+            supervisor.watch(statistics.timer(), Source::StatsTimer)?;
+        }
+        Ok(supervisor)
+    }
+
+    fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
+        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.token()))?)
+    }
+
+    /// Adds a socket on which VMs connect.
+    pub(super) fn add_door(&mut self, door: Door) -> io::Result<()> {
+        self.listeners.add(door, &self.epoll)
+    }
+
+    /// Adds a VMM that listens.
+    pub(super) fn add_client(&mut self, path: &Path, now: Instant) {
+        self.clients.add(path, now);
+    }
+
+    /// Adds the connection that was left to us as the descriptor `number`.
+    pub(super) fn attach(&mut self, stream: UnixStream, number: RawFd) -> io::Result<()> {
+        self.ports.attach(stream, &format!(" on descriptor {number}")).map(|_| ())
+    }
+
+    /// Runs until a signal comes or nothing is left to wait for, and ends everything.
+    pub(super) fn run(mut self) -> Result<(), StartError> {
+        let result = self.run_loop().map_err(failed("wait for events"));
+        self.finish();
+        result
+    }
+
+    fn run_loop(&mut self) -> io::Result<()> {
+        self.try_clients()?;
+        let mut events = [EpollEvent::empty(); EVENTS_PER_WAIT];
+        loop {
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            for event in &events[..count] {
+                let Some(source) = Source::from_token(event.data()) else { continue };
+                if self.handle(source)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, source: Source) -> io::Result<ControlFlow<()>> {
+        match source {
+            Source::Signals => return self.take_signals(),
+            Source::SessionEnded => return self.take_ended(),
+            Source::Listener(index) => self.accept(index)?,
+            Source::ResumeTimer => {
+                self.resume.take()?;
+                self.listeners.resume(&self.epoll);
+                self.rest_paused()?;
+            }
+            Source::RetryTimer => {
+                self.retry.take()?;
+                self.try_clients()?;
+            }
+            Source::StatsTimer => {
+                if let Some(statistics) = &mut self.statistics {
+                    statistics.due(&self.ports)?;
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn take_signals(&mut self) -> io::Result<ControlFlow<()>> {
+        while let Some(signal) = self.signals.take()? {
+            match signal {
+                Signal::SIGHUP => tracing::info!("SIGHUP: there is no configuration file to read again; ignored"),
+                signal => {
+                    tracing::info!(%signal, "ending");
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn take_ended(&mut self) -> io::Result<ControlFlow<()>> {
+        let now = Instant::now();
+        for port in self.ports.take_ended() {
+            self.clients.ended(port.number, port.lasted, now);
+            if let Some(statistics) = &mut self.statistics {
+                statistics.ended(&port, &self.ports);
+            }
+        }
+        self.listeners.resume(&self.epoll);
+        self.rest_paused()?;
+        self.set_retry(now)?;
+        if self.ports.is_empty() && self.listeners.is_empty() && self.clients.is_empty() {
+            tracing::info!("the last VM has gone and no other can come: ending");
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn accept(&mut self, index: u32) -> io::Result<()> {
+        let ports = &mut self.ports;
+        self.listeners.accept(index, &self.epoll, |stream| ports.attach(stream, ""))?;
+        self.rest_paused()
+    }
+
+    /// Has the timer run while a listener is paused.
+    fn rest_paused(&self) -> io::Result<()> {
+        if self.listeners.any_paused() { self.resume.once(RESUME_AFTER) } else { self.resume.stop() }
+    }
+
+    fn try_clients(&mut self) -> io::Result<()> {
+        let ports = &mut self.ports;
+        let now = Instant::now();
+        self.clients.try_due(now, |stream, path| ports.attach(stream, &format!(" at {}", path.display())));
+        self.set_retry(now)
+    }
+
+    /// Has the timer run while a VMM is not connected.
+    fn set_retry(&self, now: Instant) -> io::Result<()> {
+        match self.clients.next_attempt() {
+            Some(at) => self.retry.once(at.saturating_duration_since(now)),
+            None => self.retry.stop(),
+        }
+    }
+
+    /// Ends everything, in the order in which VMMs take it best: nobody new comes in, then sessions end.
+    fn finish(self) {
+        let Self { listeners, mut ports, worker, mut statistics, .. } = self;
+        drop(listeners);
+        ports.shutdown();
+        let deadline = Instant::now() + SESSIONS_END_MAX;
+        while !ports.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(timeout) = PollTimeout::try_from(left) else { break };
+            let ready = poll(&mut [PollFd::new(ports.ended_fd(), PollFlags::POLLIN)], timeout);
+            for port in ports.take_ended() {
+                if let Some(statistics) = &mut statistics {
+                    statistics.ended(&port, &ports);
+                }
+            }
+            if ready == Ok(0) {
+                break;
+            }
+        }
+        if let Some(statistics) = statistics {
+            statistics.finish(&ports);
+        }
+        worker.stop();
+        let abandoned = ports.abandon();
+        if abandoned > 0 {
+            tracing::warn!(ports = abandoned, "sessions have not ended in time; leaving them behind");
+        }
+    }
+}
