@@ -13,7 +13,6 @@ mod clients;
 mod hints;
 mod listeners;
 mod ports;
-mod session;
 mod source;
 mod start;
 mod statistics;

@@ -5,6 +5,7 @@
 //! wakes the supervisor, which then joins the session and forgets the port.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -13,9 +14,27 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::session::{Session, SessionHandle};
 use crate::metrics::export::PortReport;
-use crate::ring::mailbox::PortShared;
+use crate::ring::mailbox::{Mailbox, PortMailbox, PortShared};
+use crate::vhost::features::Offer;
+use crate::vhost::session::{self, SessionHandle};
+
+/// Addresses for guests that take theirs from the device's configuration: locally administered (IEEE 802), random, and
+/// different for every port.
+#[derive(Debug)]
+struct Macs(RandomState);
+
+impl Macs {
+    fn new() -> Self {
+        Self(RandomState::new())
+    }
+
+    fn of(&self, port: u32) -> [u8; 6] {
+        let [a, b, ..] = self.0.hash_one("guestwire").to_be_bytes();
+        let [_, c, d, e] = port.to_be_bytes();
+        [0x02, a, b, c, d, e]
+    }
+}
 
 /// Numbers of ports whose sessions have ended, on their way to the supervisor.
 #[derive(Debug)]
@@ -60,26 +79,31 @@ struct LivePort {
 #[derive(Debug)]
 pub(super) struct Ports {
     network: String,
+    offer: Offer,
+    mailbox: Arc<Mailbox>,
+    macs: Macs,
     live: BTreeMap<u32, LivePort>,
     next: u32,
     ended: Arc<Ended>,
 }
 
 impl Ports {
-    /// None yet.
-    pub(super) fn new(network: String) -> io::Result<Self> {
+    /// None yet. Their guests are offered `offer`, and `mailbox` is their worker's.
+    pub(super) fn new(network: String, offer: Offer, mailbox: Arc<Mailbox>) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let ended = Arc::new(Ended { numbers: Mutex::new(Vec::new()), wake });
-        Ok(Self { network, live: BTreeMap::new(), next: 0, ended })
+        Ok(Self { network, offer, mailbox, macs: Macs::new(), live: BTreeMap::new(), next: 0, ended })
     }
 
     /// Makes a port of a connection and returns its number. `way_in` is for the log.
     pub(super) fn attach(&mut self, stream: UnixStream, way_in: &str) -> io::Result<u32> {
         let number = self.next;
         let next = number.checked_add(1).ok_or_else(|| io::Error::other("all port numbers are used up"))?;
-        let shared = Arc::new(PortShared::new(number, self.network.clone())?);
+        let shared = Arc::new(PortShared::new(number, self.network.clone(), self.macs.of(number))?);
         let ended = self.ended.clone();
-        let session = Session::spawn(stream, shared.clone(), Box::new(move || ended.push(number)))?;
+        let mailbox = PortMailbox::new(number, self.mailbox.clone());
+        let on_end = Box::new(move || ended.push(number));
+        let session = session::spawn(stream, shared.clone(), mailbox, self.offer, on_end)?;
         self.next = next;
         self.live.insert(number, LivePort { shared, session, since: Instant::now() });
         tracing::info!(port = number, network = %self.network, "a VM has connected{way_in}");
@@ -99,7 +123,7 @@ impl Ports {
             // It said that it had ended: this does not wait.
             port.session.join();
             let lasted = port.since.elapsed();
-            tracing::info!(port = number, network = %self.network, "the port has ended");
+            tracing::debug!(port = number, network = %self.network, "the port has ended");
             Some(EndedPort { number, lasted, report: PortReport::new(number, true, &port.shared.counters) })
         };
         numbers.into_iter().filter_map(forget).collect()

@@ -75,8 +75,8 @@ pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
     let nofile_limit = raise_limit();
     tracing::info!(network = %config.network.name, offloads = %config.network.offload, "{}", mode::summary(&config.network));
     let statistics = config.stats.as_ref().map(|stats| open_statistics(&config.network, stats)).transpose()?;
-    let mut supervisor = Supervisor::new(config.network.name.clone(), signals, nofile_limit, statistics)
-        .map_err(failed("wait for events"))?;
+    let mut supervisor =
+        Supervisor::new(&config.network, signals, nofile_limit, statistics).map_err(failed("wait for events"))?;
     for door in bind_all(&config.network)?.into_iter().chain(inherited.doors) {
         supervisor.add_door(door).map_err(failed("wait for VMs"))?;
     }

@@ -1,5 +1,6 @@
 //! The supervisor's loop.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, RawFd};
@@ -20,7 +21,10 @@ use super::start::{StartError, failed};
 use super::statistics::Statistics;
 use super::timer::Timer;
 use super::{RESUME_AFTER, SESSIONS_END_MAX};
+use crate::config::Network;
 use crate::sys::signals::Signals;
+use crate::vhost::features::Offer;
+use crate::worker::{Worker, WorkerHandle};
 
 /// Events taken from epoll at a time.
 const EVENTS_PER_WAIT: usize = 32;
@@ -33,6 +37,7 @@ pub(super) struct Supervisor {
     listeners: Listeners,
     clients: Clients,
     ports: Ports,
+    worker: WorkerHandle,
     resume: Timer,
     retry: Timer,
     statistics: Option<Statistics>,
@@ -41,17 +46,22 @@ pub(super) struct Supervisor {
 impl Supervisor {
     /// A supervisor of a network that has no way in yet.
     pub(super) fn new(
-        network: String,
+        network: &Network,
         signals: Signals,
         nofile_limit: u64,
         statistics: Option<Statistics>,
     ) -> io::Result<Self> {
+        // The table's order must not be known to guests, who choose the addresses in it.
+        let seed = RandomState::new().hash_one("addresses");
+        let worker = Worker::spawn("worker-0", seed)?;
+        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), worker.mailbox())?;
         let supervisor = Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             signals,
             listeners: Listeners::new(nofile_limit),
             clients: Clients::default(),
-            ports: Ports::new(network)?,
+            ports,
+            worker,
             resume: Timer::new()?,
             retry: Timer::new()?,
             statistics,
@@ -192,7 +202,7 @@ impl Supervisor {
 
     /// Ends everything, in the order in which VMMs take it best: nobody new comes in, then sessions end.
     fn finish(self) {
-        let Self { listeners, mut ports, mut statistics, .. } = self;
+        let Self { listeners, mut ports, worker, mut statistics, .. } = self;
         drop(listeners);
         ports.shutdown();
         let deadline = Instant::now() + SESSIONS_END_MAX;
@@ -212,6 +222,7 @@ impl Supervisor {
         if let Some(statistics) = statistics {
             statistics.finish(&ports);
         }
+        worker.stop();
         let abandoned = ports.abandon();
         if abandoned > 0 {
             tracing::warn!(ports = abandoned, "sessions have not ended in time; leaving them behind");

@@ -21,12 +21,12 @@ pub struct ControlRing {
 }
 
 impl ControlRing {
-    /// Starts a ring.
+    /// Starts a ring; takes the call descriptor out of `setup`.
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.
-    pub fn new(mem: Arc<GuestMem>, setup: RingSetup, options: RingOptions) -> Result<Self, RingError> {
-        Ok(Self { ring: SplitRing::new(mem, &setup, options)?, call: setup.call })
+    pub fn new(mem: Arc<GuestMem>, setup: &mut RingSetup, options: RingOptions) -> Result<Self, RingError> {
+        Ok(Self { ring: SplitRing::new(mem, setup, options)?, call: setup.call.take() })
     }
 
     /// Serves the next command: `serve` gets its bytes and returns the answer, which is written to the guest. Returns

@@ -76,6 +76,22 @@ pub(super) fn take_front(spans: &mut [Span], first: &mut usize, out: &mut [u8]) 
     }
 }
 
+/// Drops `n` bytes from the front of `spans`, as [`take_front`] does, without reading them.
+#[inline]
+pub(super) fn skip_front(spans: &mut [Span], first: &mut usize, mut n: usize) {
+    while n > 0 {
+        let Some(span) = spans.get_mut(*first) else { return };
+        let some = span.len.min(n);
+        // SAFETY: `some` is at most the span's length, so the rest of the span stays inside its mapping.
+        span.ptr = unsafe { span.ptr.add(some) };
+        span.len -= some;
+        n -= some;
+        if span.len == 0 {
+            *first += 1;
+        }
+    }
+}
+
 /// Writes `header` and then `bytes` into `to`, in order. `to` must hold at least as many bytes; what does not fit is not
 /// written.
 #[inline]

@@ -207,6 +207,8 @@ pub struct PortShared {
     pub number: u32,
     /// The name of the network that the port is on.
     pub network: String,
+    /// The address that the port's configuration gives to a guest that reads it.
+    pub mac: [u8; 6],
     /// What has become of the port's frames.
     pub counters: PortCounters,
     status: AtomicU16,
@@ -218,10 +220,11 @@ impl PortShared {
     ///
     /// # Errors
     /// When the process is out of file descriptors.
-    pub fn new(number: u32, network: String) -> std::io::Result<Self> {
+    pub fn new(number: u32, network: String, mac: [u8; 6]) -> std::io::Result<Self> {
         Ok(Self {
             number,
             network,
+            mac,
             counters: PortCounters::default(),
             status: AtomicU16::new(STATUS_LINK_UP),
             notice: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
@@ -288,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_status_change_is_noticed_once() {
-        let port = PortShared::new(0, "lab".into()).unwrap();
+        let port = PortShared::new(0, "lab".into(), [2, 0, 0, 0, 0, 1]).unwrap();
         port.change_status(STATUS_LINK_UP, 0);
         assert!(port.notice.read().is_err(), "nothing changed");
         port.change_status(STATUS_ANNOUNCE, STATUS_LINK_UP);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::error::RingError;
+use crate::sys::sigbus;
 
 /// A checked range of a guest's memory in our address space.
 #[derive(Clone, Copy, Debug)]
@@ -25,10 +26,13 @@ struct Region {
     host: *mut u8,
 }
 
-/// A snapshot of a guest's memory. Keeps the mappings alive.
+/// A snapshot of a guest's memory. Keeps the mappings alive, and guards them: should a file behind them shrink, what is
+/// left reads as zero and [`GuestMem::faulted`] says so.
 #[derive(Debug)]
 pub struct GuestMem {
     regions: Vec<Region>,
+    // Before the mappings: fields are dropped in this order, and a guard must not outlive its mapping.
+    guards: Vec<sigbus::Guard>,
     _mappings: Arc<GuestMemoryMmap>,
 }
 
@@ -40,8 +44,11 @@ unsafe impl Sync for GuestMem {}
 
 impl GuestMem {
     /// Takes a snapshot.
-    pub fn new(mappings: Arc<GuestMemoryMmap>) -> Self {
-        let regions = mappings
+    ///
+    /// # Errors
+    /// When too many mappings are guarded already.
+    pub fn new(mappings: Arc<GuestMemoryMmap>) -> std::io::Result<Self> {
+        let regions: Vec<Region> = mappings
             .iter()
             .filter_map(|region| {
                 let start = region.start_addr().0;
@@ -49,7 +56,14 @@ impl GuestMem {
                 Some(Region { start, end, host: region.as_ptr() })
             })
             .collect();
-        Self { regions, _mappings: mappings }
+        let guards: Result<_, _> =
+            regions.iter().map(|region| sigbus::guard(region.host, (region.end - region.start) as usize)).collect();
+        Ok(Self { regions, guards: guards?, _mappings: mappings })
+    }
+
+    /// Whether some of the memory has gone away since the snapshot was taken.
+    pub fn faulted(&self) -> bool {
+        self.guards.iter().any(sigbus::Guard::faulted)
     }
 
     /// The longest checked range from `addr` on, at most `len` bytes, inside one region. `hint` is the region to try

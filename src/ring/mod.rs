@@ -18,6 +18,7 @@ pub use control::{COMMAND_LEN_MAX, ControlRing};
 pub use copy::Bytes;
 pub use error::RingError;
 pub use memory::GuestMem;
+pub use notify::signal;
 pub use rx::{FRAME_DESCRIPTORS_MAX, Refusal, RxRing, VNET_HEADER_WRITTEN};
 pub use split::{QUEUE_SIZE_MAX, RingOptions};
 pub use tx::{

@@ -47,6 +47,8 @@ pub struct RxRing {
     chains: Vec<(u16, u32)>,
     /// Bytes delivered since the guest was last told.
     unpublished: usize,
+    /// Interrupts since [`RxRing::flush`] last reported them.
+    calls: u64,
     /// The least room that was missing when this many chains were available: until there are more, a frame that needs
     /// as much is refused without looking at them again.
     starved: Option<(u16, u64)>,
@@ -56,23 +58,33 @@ pub struct RxRing {
 unsafe impl Send for RxRing {}
 
 impl RxRing {
-    /// Starts a ring. `header_len` is the length of the virtio-net header in bytes, 10 or 12; `mergeable` says that a
+    /// Starts a ring; takes the call descriptor out of `setup`. `header_len` is the length of the virtio-net header in bytes, 10 or 12; `mergeable` says that a
     /// frame may fill several buffers (VIRTIO_NET_F_MRG_RXBUF).
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.
     pub fn new(
         mem: Arc<GuestMem>,
-        setup: RingSetup,
+        setup: &mut RingSetup,
         options: RingOptions,
         header_len: usize,
         mergeable: bool,
     ) -> Result<Self, RingError> {
-        let ring = SplitRing::new(mem, &setup, options)?;
+        let ring = SplitRing::new(mem, setup, options)?;
         // We never wait for buffers, so the guest need never kick this ring.
         ring.quiet();
         let (spans, chains) = (Vec::new(), Vec::new());
-        Ok(Self { ring, call: setup.call, header_len, mergeable, spans, chains, unpublished: 0, starved: None })
+        Ok(Self {
+            ring,
+            call: setup.call.take(),
+            header_len,
+            mergeable,
+            spans,
+            chains,
+            unpublished: 0,
+            calls: 0,
+            starved: None,
+        })
     }
 
     /// Copies one frame into the guest's buffers, behind `header`, whose `num_buffers` is filled in here. The guest sees
@@ -94,7 +106,7 @@ impl RxRing {
         self.starved = None;
         self.unpublished += bytes.len();
         if self.unpublished > PUBLISH_BYTES {
-            self.flush();
+            self.publish();
         }
         Ok(())
     }
@@ -141,11 +153,19 @@ impl RxRing {
         self.starved.is_some_and(|(chains, least)| chains == available && need >= least)
     }
 
-    /// Shows the guest what was delivered. Returns whether it was interrupted.
+    /// Shows the guest what was delivered. Returns how often it was interrupted since the last flush.
     #[inline]
-    pub fn flush(&mut self) -> bool {
+    pub fn flush(&mut self) -> u64 {
+        self.publish();
+        std::mem::take(&mut self.calls)
+    }
+
+    #[inline]
+    fn publish(&mut self) {
         self.unpublished = 0;
-        self.ring.publish() && signal(self.call.as_ref())
+        if self.ring.publish() && signal(self.call.as_ref()) {
+            self.calls += 1;
+        }
     }
 
     /// Moves the ring to a new snapshot of the guest's memory.

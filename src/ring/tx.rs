@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::copy::{Bytes, take_front};
+use super::copy::{Bytes, skip_front, take_front};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
@@ -134,20 +134,20 @@ pub struct TxRing {
 }
 
 impl TxRing {
-    /// Starts a ring. `header_len` is the length of the virtio-net header in bytes; it is looked at only with
+    /// Starts a ring; takes the call descriptor out of `setup`. `header_len` is the length of the virtio-net header in bytes; it is looked at only with
     /// `read_header`, that is when the guest has an offload to ask for.
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.
     pub fn new(
         mem: Arc<GuestMem>,
-        setup: RingSetup,
+        setup: &mut RingSetup,
         options: RingOptions,
         header_len: usize,
         read_header: bool,
     ) -> Result<Self, RingError> {
-        let ring = SplitRing::new(mem, &setup, options)?;
-        Ok(Self { ring, call: setup.call, header_len, read_header })
+        let ring = SplitRing::new(mem, setup, options)?;
+        Ok(Self { ring, call: setup.call.take(), header_len, read_header })
     }
 
     /// Takes up to a burst of frames. The burst is empty when nothing is available.
@@ -252,12 +252,4 @@ impl TxRing {
     pub fn next_avail(&self) -> u16 {
         self.ring.next_avail()
     }
-}
-
-/// Drops `n` bytes from the front of `spans`, as [`take_front`] does but without reading them.
-#[inline]
-fn skip_front(spans: &mut [Span], first: &mut usize, n: usize) {
-    let mut scratch = [0; 16];
-    debug_assert!(n <= scratch.len());
-    take_front(spans, first, &mut scratch[..n.min(16)]);
 }

@@ -1,6 +1,9 @@
 //! System calls, wrapped thinly and without policy: the other room with `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod fd;
+pub mod poller;
 pub mod rlimit;
+pub mod sigbus;
 pub mod signals;
 pub mod socket;

@@ -1,1 +1,423 @@
-//! worker.
+//! The worker: one thread that polls rings while there is work and sleeps when there is none.
+//!
+//! Theory of operation. A transmit ring is either polled, and then its guest is told that it need not kick, or armed,
+//! and then its kick descriptor is watched. A kick makes it polled; when it has been empty for [`POLL_IDLE_MAX`] it is
+//! armed again, with one more look after the arming. With no ring polled the worker sleeps in epoll without a timeout,
+//! so a quiet network costs nothing; with some, it still looks at epoll every [`ROUNDS_PER_WAIT`] rounds, so a kick or
+//! a session's message is never starved. A round gives each polled ring one burst: a busy guest delays the others by
+//! one burst, not more.
+//!
+//! Mail from sessions is applied between rounds, when no pointer into any guest's memory is held: that is the quiescent
+//! point that [`crate::ring::mailbox`] promises.
+
+mod forward;
+mod port;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use vm_memory::GuestMemoryMmap;
+
+use crate::metrics::Counter;
+use crate::ring::mailbox::{Envelope, Mailbox, Message, RingSetup};
+use crate::ring::{Burst, GuestMem, HEAD_MAX, RingError};
+use crate::switch::PORTS_MAX;
+use crate::sys::poller::{Poller, Trigger};
+use crate::sys::sigbus;
+
+use forward::{Network, port_id};
+use port::{Port, Ring};
+
+/// How long a ring is polled after it was last seen with work.
+const POLL_IDLE_MAX: Duration = Duration::from_micros(50);
+/// Rounds of polling between two looks at what else is ready.
+const ROUNDS_PER_WAIT: u32 = 16;
+
+const _: () = assert!(HEAD_MAX >= crate::frame::FRAME_HEAD_MAX, "what is judged is what was copied");
+
+/// What may wake the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// A session has sent mail, or the worker should end.
+    Mailbox,
+    /// A guest has kicked a ring that is not polled (or has been so until just now).
+    Kick {
+        /// The port's place in the network.
+        port: usize,
+        /// The ring's number.
+        ring: usize,
+    },
+}
+
+impl Source {
+    fn token(self) -> u64 {
+        match self {
+            Self::Mailbox => u64::MAX,
+            Self::Kick { port, ring } => ((port as u64) << 32) | ring as u64,
+        }
+    }
+
+    fn from_token(token: u64) -> Self {
+        if token == u64::MAX {
+            return Self::Mailbox;
+        }
+        Self::Kick { port: (token >> 32) as usize, ring: (token & 0xffff_ffff) as usize }
+    }
+}
+
+/// A ring that is being polled.
+#[derive(Clone, Copy, Debug)]
+struct Polled {
+    port: usize,
+    ring: usize,
+    /// When it was first seen empty since it last had work.
+    empty_since: Option<Instant>,
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    mailbox: Arc<Mailbox>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl WorkerHandle {
+    /// Where sessions post.
+    pub fn mailbox(&self) -> Arc<Mailbox> {
+        self.mailbox.clone()
+    }
+
+    /// Ends the worker and waits for it. Sessions that still post are told that it is gone.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.mailbox.ring_bell();
+        if self.thread.join().is_err() {
+            tracing::error!("the worker has panicked; this is a bug");
+        }
+    }
+}
+
+/// A thread that forwards one network's frames.
+pub struct Worker {
+    mailbox: Arc<Mailbox>,
+    stop: Arc<AtomicBool>,
+    poller: Poller,
+    network: Network,
+    /// Where each port is, by [`crate::ring::mailbox::PortShared::number`].
+    by_number: HashMap<u32, usize>,
+    polled: Vec<Polled>,
+    burst: Burst,
+    /// [`sigbus::faults`] when it was last looked at.
+    faults_seen: u64,
+    /// Tokens of what is ready: kept for its capacity only.
+    ready: Vec<u64>,
+}
+
+impl Worker {
+    /// Starts a worker in a thread named `name`. `seed` makes the address table's order unpredictable to guests.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or threads.
+    pub fn spawn(name: &str, seed: u64) -> io::Result<WorkerHandle> {
+        let mailbox = Arc::new(Mailbox::new()?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let poller = Poller::new()?;
+        poller.add(mailbox.wake_fd(), Trigger::Level, Source::Mailbox.token())?;
+        let mut worker = Self {
+            mailbox: mailbox.clone(),
+            stop: stop.clone(),
+            poller,
+            network: Network::new(seed),
+            by_number: HashMap::new(),
+            polled: Vec::new(),
+            burst: Burst::default(),
+            faults_seen: sigbus::faults(),
+            ready: Vec::new(),
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run())?;
+        Ok(WorkerHandle { mailbox, stop, thread })
+    }
+
+    fn run(&mut self) {
+        let mut rounds = 0u32;
+        while !self.stop.load(Ordering::Relaxed) {
+            if self.polled.is_empty() {
+                // Asleep we hold nobody's memory.
+                self.burst.release();
+                self.wait(-1);
+            } else if rounds.is_multiple_of(ROUNDS_PER_WAIT) {
+                self.wait(0);
+            }
+            rounds = rounds.wrapping_add(1);
+            self.poll_round();
+        }
+    }
+
+    /// Handles what is ready, after waiting for it for `timeout_ms`.
+    fn wait(&mut self, timeout_ms: i32) {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.clear();
+        if let Err(error) = self.poller.wait(timeout_ms, |token| ready.push(token)) {
+            tracing::error!("epoll failed: {error}; the worker ends");
+            self.stop.store(true, Ordering::SeqCst);
+        }
+        for &token in &ready {
+            match Source::from_token(token) {
+                Source::Mailbox => self.read_mail(),
+                Source::Kick { port: index, ring } => {
+                    if let Some(port) = &self.network.ports[index] {
+                        port.shared.counters.count(Counter::Kicks);
+                    }
+                    self.look_at(index, ring);
+                }
+            }
+        }
+        self.ready = ready;
+    }
+
+    /// Looks at a ring that has, or may have, been kicked.
+    fn look_at(&mut self, index: usize, ring: usize) {
+        let Some(port) = self.network.ports[index].as_mut() else { return };
+        match &port.slots[ring].ring {
+            Ring::Tx(_) => self.poll_ring(index, ring),
+            Ring::Control(_) => {
+                if let Err(error) = port.serve_control(ring) {
+                    self.break_ring(index, ring, &error);
+                }
+            }
+            Ring::Rx(_) | Ring::Stopped { .. } | Ring::Broken { .. } => self.ignore_kicks(index, ring),
+        }
+    }
+
+    /// Stops listening to a ring's kicks, so that nobody can wake us with them.
+    fn ignore_kicks(&self, index: usize, ring: usize) {
+        if let Some(kick) = self.network.ports[index].as_ref().and_then(|port| port.kick(ring)) {
+            self.poller.remove(kick);
+        }
+    }
+
+    /// Adds a transmit ring to those that are polled.
+    fn poll_ring(&mut self, index: usize, ring: usize) {
+        let Some(port) = self.network.ports[index].as_mut() else { return };
+        let slot = &mut port.slots[ring];
+        if let Ring::Tx(tx) = &slot.ring
+            && !slot.polled
+        {
+            tx.quiet();
+            slot.polled = true;
+            self.polled.push(Polled { port: index, ring, empty_since: None });
+        }
+    }
+
+    /// Gives each polled ring one burst.
+    fn poll_round(&mut self) {
+        let mut at = 0;
+        while at < self.polled.len() {
+            let mut polled = self.polled[at];
+            if self.poll_one(&mut polled) {
+                self.polled[at] = polled;
+                at += 1;
+            } else {
+                self.polled.swap_remove(at);
+            }
+        }
+    }
+
+    /// Gives one ring its burst. Returns whether it stays polled.
+    fn poll_one(&mut self, polled: &mut Polled) -> bool {
+        let Polled { port: index, ring, .. } = *polled;
+        let Some(port) = self.network.ports[index].as_mut() else { return false };
+        let slot = &mut port.slots[ring];
+        // A ring that was stopped meanwhile, and perhaps started again, is no longer the one that was polled.
+        let Ring::Tx(tx) = &mut slot.ring else { return false };
+        if !slot.polled {
+            return false;
+        }
+        if let Err(error) = tx.take(&mut self.burst) {
+            self.break_ring(index, ring, &error);
+            return false;
+        }
+        if self.burst.is_empty() {
+            return self.stays_polled(polled);
+        }
+        polled.empty_since = None;
+        if slot.enabled {
+            self.network.forward(index, &self.burst, now_s());
+        } else {
+            // A disabled ring's frames are taken and discarded (vhost-user specification, ring states).
+            port.shared.counters.add(Counter::TxFrames, self.burst.len() as u64);
+            port.shared.counters.add(Counter::DropTxDisabled, self.burst.len() as u64);
+        }
+        self.complete(index, ring)
+    }
+
+    /// Returns the burst's buffers to their guest. Returns whether the ring stays polled.
+    fn complete(&mut self, index: usize, ring: usize) -> bool {
+        self.stop_faulted();
+        let Some(port) = self.network.ports[index].as_mut() else { return false };
+        let Ring::Tx(tx) = &mut port.slots[ring].ring else { return false };
+        let called = tx.complete(&self.burst);
+        port.shared.counters.add(Counter::Calls, u64::from(called));
+        true
+    }
+
+    /// What to do with a ring that was found empty: poll on for a while, then arm it.
+    fn stays_polled(&mut self, polled: &mut Polled) -> bool {
+        let now = Instant::now();
+        let since = *polled.empty_since.get_or_insert(now);
+        if now.duration_since(since) < POLL_IDLE_MAX {
+            std::hint::spin_loop();
+            return true;
+        }
+        let Some(port) = self.network.ports[polled.port].as_mut() else { return false };
+        let slot = &mut port.slots[polled.ring];
+        let Ring::Tx(tx) = &mut slot.ring else { return false };
+        match tx.arm() {
+            Ok(false) => {
+                slot.polled = false;
+                false
+            }
+            Ok(true) => {
+                tx.quiet();
+                polled.empty_since = None;
+                true
+            }
+            Err(error) => {
+                self.break_ring(polled.port, polled.ring, &error);
+                false
+            }
+        }
+    }
+
+    /// Stops the ports whose memory has gone away since the last look.
+    #[inline]
+    fn stop_faulted(&mut self) {
+        let faults = sigbus::faults();
+        if faults != self.faults_seen {
+            self.faults_seen = faults;
+            self.network.ports.iter_mut().flatten().filter(|port| port.memory_faulted()).for_each(Port::break_memory);
+        }
+    }
+
+    fn break_ring(&mut self, index: usize, ring: usize, error: &RingError) {
+        self.ignore_kicks(index, ring);
+        if let Some(port) = self.network.ports[index].as_mut() {
+            port.break_ring(ring, error);
+        }
+    }
+
+    fn read_mail(&mut self) {
+        // The quiescent point: after this line nothing of a guest's is in use.
+        self.burst.release();
+        for envelope in self.mailbox.take() {
+            self.apply(envelope);
+        }
+        self.stop_faulted();
+    }
+
+    fn apply(&mut self, envelope: Envelope) {
+        let (number, message, reply) = envelope.open();
+        let mut next_avail = 0;
+        if let Message::Attach(shared) = message {
+            self.attach(number, Port::new(shared));
+        } else if let Some(&index) = self.by_number.get(&number) {
+            next_avail = self.apply_to(index, message);
+        }
+        reply.send(next_avail);
+    }
+
+    /// Applies a message to a port that exists.
+    fn apply_to(&mut self, index: usize, message: Message) -> u16 {
+        let Some(port) = self.network.ports[index].as_mut() else { return 0 };
+        match message {
+            Message::Attach(_) => {}
+            Message::Features(features) => port.set_features(features),
+            Message::Memory(mappings) => port.set_memory(snapshot(port.shared.number, mappings)),
+            Message::RingStart { index: ring, setup } => self.start_ring(index, ring, setup),
+            Message::RingCall { index: ring, call } if ring < port.slots.len() => port.set_call(ring, call),
+            Message::RingEnable { index: ring, on } if ring < port.slots.len() => port.enable(ring, on),
+            Message::RingStop { index: ring } => return self.stop_ring(index, ring),
+            Message::RingCall { .. } | Message::RingEnable { .. } => {}
+            Message::Detach => self.detach(index),
+        }
+        0
+    }
+
+    fn attach(&mut self, number: u32, port: Port) {
+        let free = self.network.ports.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.network.ports.len());
+        if index >= PORTS_MAX {
+            tracing::warn!(port = number, "not attached: the network has {PORTS_MAX} ports already");
+            return;
+        }
+        if free.is_none() {
+            self.network.ports.push(None);
+        }
+        self.network.ports[index] = Some(port);
+        // False only for a port that is there already, and this place was free.
+        let _ = self.network.switch.add_port(port_id(index));
+        self.by_number.insert(number, index);
+    }
+
+    fn detach(&mut self, index: usize) {
+        let rings = self.network.ports[index].as_ref().map_or(0, |port| port.slots.len());
+        for ring in 0..rings {
+            self.stop_ring(index, ring);
+        }
+        let _ = self.network.switch.remove_port(port_id(index));
+        if let Some(port) = self.network.ports[index].take() {
+            self.by_number.remove(&port.shared.number);
+        }
+    }
+
+    fn start_ring(&mut self, index: usize, ring: usize, setup: RingSetup) {
+        self.stop_ring(index, ring);
+        let Some(port) = self.network.ports[index].as_mut().filter(|port| ring < port.slots.len()) else { return };
+        port.start(ring, setup);
+        if !matches!(port.slots[ring].ring, Ring::Tx(_) | Ring::Control(_)) {
+            return;
+        }
+        let Some(kick) = port.kick(ring) else { return };
+        if let Err(error) = self.poller.add(kick, Trigger::Edge, Source::Kick { port: index, ring }.token()) {
+            tracing::warn!(port = port.shared.number, ring, "the ring's kick cannot be watched: {error}");
+        }
+        // The guest may have made buffers available, and kicked, before we listened.
+        self.look_at(index, ring);
+    }
+
+    fn stop_ring(&mut self, index: usize, ring: usize) -> u16 {
+        self.ignore_kicks(index, ring);
+        self.polled.retain(|polled| (polled.port, polled.ring) != (index, ring));
+        let port = self.network.ports[index].as_mut().filter(|port| ring < port.slots.len());
+        port.map_or(0, |port| port.stop(ring))
+    }
+}
+
+impl Drop for Worker {
+    /// However the worker ends, no session may wait for it.
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
+/// A snapshot of a guest's memory; none when it cannot be guarded, and then its rings cannot start.
+fn snapshot(number: u32, mappings: Option<Arc<GuestMemoryMmap>>) -> Option<Arc<GuestMem>> {
+    match GuestMem::new(mappings?) {
+        Ok(mem) => Some(Arc::new(mem)),
+        Err(error) => {
+            tracing::warn!(port = number, "the guest's memory is not used: {error}");
+            None
+        }
+    }
+}
+
+/// Seconds of a monotonic clock, cheap and coarse: what ageing needs.
+fn now_s() -> u32 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |time| time.tv_sec() as u32)
+}

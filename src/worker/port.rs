@@ -1,0 +1,269 @@
+//! A port as its worker sees it: the guest's memory, its rings, and what it has negotiated.
+//!
+//! Theory of operation. A session's messages change a port between two bursts (see [`crate::ring::mailbox`]). A ring is
+//! started and enabled independently; frames go only to receive rings that are both, on pairs that the guest has
+//! enabled, and [`Port::receivers`] lists those. A ring that lies is `Broken`: nothing touches it until the guest resets
+//! it, that is until the session stops or starts it anew.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::frame::ethernet::MacAddr;
+use crate::metrics::Counter;
+use crate::ring::mailbox::{PortShared, RingSetup, STATUS_ANNOUNCE, STATUS_LINK_UP};
+use crate::ring::{ControlRing, GuestMem, RingError, RingOptions, RxRing, TxRing, signal};
+use crate::vhost::control_queue::{ControlQueue, Effect};
+use crate::vhost::features::{Negotiated, RINGS_MAX, control_ring_index};
+
+/// What a ring is for, and whether it runs.
+#[derive(Debug)]
+pub(super) enum Ring {
+    /// Not started. Remembers where it stopped.
+    Stopped { next_avail: u16 },
+    /// Stopped by us because the guest broke the rules.
+    Broken { next_avail: u16 },
+    /// Frames that the guest sends.
+    Tx(TxRing),
+    /// Frames for the guest.
+    Rx(RxRing),
+    /// Commands.
+    Control(ControlRing),
+}
+
+/// One of the rings that the frontend may describe.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) ring: Ring,
+    pub(super) enabled: bool,
+    /// Watched by the worker while the ring runs, except for receive rings, whose kicks mean nothing to us.
+    kick: Option<OwnedFd>,
+    /// Written once when we stop the ring for an error.
+    err: Option<OwnedFd>,
+    /// Whether the worker polls the ring, so that it need not be kicked.
+    pub(super) polled: bool,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { ring: Ring::Stopped { next_avail: 0 }, enabled: false, kick: None, err: None, polled: false }
+    }
+
+    fn next_avail(&self) -> u16 {
+        match &self.ring {
+            Ring::Stopped { next_avail } | Ring::Broken { next_avail } => *next_avail,
+            Ring::Tx(ring) => ring.next_avail(),
+            Ring::Rx(ring) => ring.next_avail(),
+            Ring::Control(ring) => ring.next_avail(),
+        }
+    }
+}
+
+/// A port.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) shared: Arc<PortShared>,
+    pub(super) negotiated: Negotiated,
+    mem: Option<Arc<GuestMem>>,
+    pub(super) slots: Vec<Slot>,
+    /// Receive rings that frames may go to.
+    pub(super) receivers: Vec<usize>,
+    pub(super) control: ControlQueue,
+    /// The first unicast source that the guest has sent from: its own address, as far as anyone can tell.
+    pub(super) mac: Option<MacAddr>,
+}
+
+impl Port {
+    pub(super) fn new(shared: Arc<PortShared>) -> Self {
+        Self {
+            shared,
+            negotiated: Negotiated::new(0),
+            mem: None,
+            slots: (0..RINGS_MAX).map(|_| Slot::new()).collect(),
+            receivers: Vec::new(),
+            control: ControlQueue::default(),
+            mac: None,
+        }
+    }
+
+    pub(super) fn set_features(&mut self, features: u64) {
+        self.negotiated = Negotiated::new(features);
+    }
+
+    /// Replaces the memory and moves every running ring to it. Rings that do not lie in the new memory break.
+    pub(super) fn set_memory(&mut self, mem: Option<Arc<GuestMem>>) {
+        self.mem = mem;
+        for index in 0..self.slots.len() {
+            let rebased = match (&mut self.slots[index].ring, self.mem.clone()) {
+                (Ring::Stopped { .. } | Ring::Broken { .. }, _) => Ok(()),
+                (_, None) => Err(RingError::NoMemory),
+                (Ring::Tx(ring), Some(mem)) => ring.rebase(mem),
+                (Ring::Rx(ring), Some(mem)) => ring.rebase(mem),
+                (Ring::Control(ring), Some(mem)) => ring.rebase(mem),
+            };
+            if let Err(error) = rebased {
+                self.break_ring(index, &error);
+            }
+        }
+    }
+
+    /// Starts ring `index`. The caller watches [`Self::kick`] afterwards.
+    pub(super) fn start(&mut self, index: usize, mut setup: RingSetup) {
+        let resumed = setup.next_avail != 0;
+        let made = self.make_ring(index, &mut setup);
+        let slot = &mut self.slots[index];
+        slot.kick = Some(setup.kick);
+        slot.err = setup.err;
+        match made {
+            Ok(ring) => {
+                if matches!(ring, Ring::Control(_)) {
+                    let own = MacAddr(self.shared.mac);
+                    self.control = ControlQueue::started(own, self.negotiated.ctrl_vlan);
+                }
+                slot.ring = ring;
+                slot.polled = false;
+                self.shared.change_status(STATUS_LINK_UP, 0);
+                if resumed && self.negotiated.announce {
+                    // A guest in mid-life, with us new to it: nobody here knows its addresses yet.
+                    self.shared.change_status(STATUS_ANNOUNCE, 0);
+                }
+            }
+            Err(error) => self.break_ring(index, &error),
+        }
+        self.update_receivers();
+    }
+
+    fn make_ring(&self, index: usize, setup: &mut RingSetup) -> Result<Ring, RingError> {
+        let mem = self.mem.clone().ok_or(RingError::NoMemory)?;
+        let negotiated = &self.negotiated;
+        let options = RingOptions { event_idx: negotiated.event_idx, indirect: negotiated.indirect };
+        let header_len = negotiated.header_len;
+        Ok(if control_ring_index(negotiated) == Some(index) {
+            Ring::Control(ControlRing::new(mem, setup, options)?)
+        } else if index.is_multiple_of(2) {
+            Ring::Rx(RxRing::new(mem, setup, options, header_len, negotiated.mergeable)?)
+        } else {
+            Ring::Tx(TxRing::new(mem, setup, options, header_len, negotiated.sends.any())?)
+        })
+    }
+
+    /// Stops ring `index` and returns its next available entry. The caller has ceased to watch its kick.
+    pub(super) fn stop(&mut self, index: usize) -> u16 {
+        let slot = &mut self.slots[index];
+        let next_avail = slot.next_avail();
+        slot.ring = Ring::Stopped { next_avail };
+        slot.kick = None;
+        slot.err = None;
+        slot.polled = false;
+        if control_ring_index(&self.negotiated) == Some(index) {
+            // The driver is gone, and with it what it wished for.
+            self.control = ControlQueue::default();
+        }
+        self.update_receivers();
+        next_avail
+    }
+
+    pub(super) fn enable(&mut self, index: usize, on: bool) {
+        self.slots[index].enabled = on;
+        self.update_receivers();
+    }
+
+    pub(super) fn set_call(&mut self, index: usize, call: Option<OwnedFd>) {
+        match &mut self.slots[index].ring {
+            Ring::Tx(ring) => ring.set_call(call),
+            Ring::Rx(ring) => ring.set_call(call),
+            Ring::Control(ring) => ring.set_call(call),
+            Ring::Stopped { .. } | Ring::Broken { .. } => {}
+        }
+    }
+
+    /// The kick descriptor of ring `index`, if it has one.
+    pub(super) fn kick(&self, index: usize) -> Option<BorrowedFd<'_>> {
+        self.slots.get(index)?.kick.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Stops ring `index` because the guest broke the rules: one log line, one count, the link down. The kick stays
+    /// open until the session stops the ring; nobody listens to it.
+    pub(super) fn break_ring(&mut self, index: usize, error: &RingError) {
+        let next_avail = self.slots[index].next_avail();
+        self.slots[index].ring = Ring::Broken { next_avail };
+        self.slots[index].polled = false;
+        signal(self.slots[index].err.as_ref());
+        self.shared.counters.count(Counter::RingErrors);
+        self.shared.change_status(0, STATUS_LINK_UP);
+        self.update_receivers();
+        tracing::warn!(
+            port = self.shared.number,
+            network = self.shared.network,
+            ring = index,
+            "ring stopped: {error}; the port is off this ring until the guest resets its network device"
+        );
+    }
+
+    /// Whether the memory behind the port has gone away, and it has not been stopped for that yet.
+    pub(super) fn memory_faulted(&self) -> bool {
+        self.mem.as_ref().is_some_and(|mem| mem.faulted())
+    }
+
+    /// Stops everything because the memory behind the port has gone away.
+    pub(super) fn break_memory(&mut self) {
+        self.mem = None;
+        for slot in &mut self.slots {
+            let next_avail = slot.next_avail();
+            slot.ring = Ring::Broken { next_avail };
+            slot.polled = false;
+        }
+        self.receivers.clear();
+        self.shared.counters.count(Counter::MemoryFaults);
+        self.shared.change_status(0, STATUS_LINK_UP);
+        tracing::warn!(
+            port = self.shared.number,
+            network = self.shared.network,
+            "port stopped: the file behind the guest's memory was truncated while in use; \
+             use a sealed memfd (QEMU: memory-backend-memfd)"
+        );
+    }
+
+    /// Serves the control queue until it is empty.
+    pub(super) fn serve_control(&mut self, index: usize) -> Result<(), RingError> {
+        let Ring::Control(ring) = &mut self.slots[index].ring else { return Ok(()) };
+        let mut served = 0;
+        loop {
+            let (control, mut effect) = (&mut self.control, Effect::None);
+            while served < CONTROL_COMMANDS_MAX && ring.serve_one(|command| control.serve(command, &mut effect))? {
+                served += 1;
+            }
+            match effect {
+                Effect::Announced => self.shared.change_status(0, STATUS_ANNOUNCE),
+                Effect::None => {}
+            }
+            if served == CONTROL_COMMANDS_MAX || !ring.arm()? {
+                break;
+            }
+        }
+        let calls = u64::from(ring.flush());
+        self.shared.counters.add(Counter::Calls, calls);
+        self.shared.counters.add(Counter::ControlCommands, served);
+        self.update_receivers();
+        Ok(())
+    }
+
+    /// Pairs that the guest has asked for on its control queue, where that queue is ours to serve.
+    fn pairs_limit(&self) -> usize {
+        let served_here = control_ring_index(&self.negotiated)
+            .is_some_and(|index| matches!(self.slots[index].ring, Ring::Control(_)));
+        if served_here { usize::from(self.control.pairs()) } else { usize::MAX }
+    }
+
+    fn update_receivers(&mut self) {
+        let limit = self.pairs_limit();
+        self.receivers.clear();
+        for (index, slot) in self.slots.iter().enumerate() {
+            if slot.enabled && matches!(slot.ring, Ring::Rx(_)) && index / 2 < limit {
+                self.receivers.push(index);
+            }
+        }
+    }
+}
+
+/// Commands served in one go: a guest that writes them without end lets the other ports have their turn.
+const CONTROL_COMMANDS_MAX: u64 = 64;

@@ -1,0 +1,179 @@
+//! Data between guests whose devices offer different features, and on several queues.
+
+use crate::bench;
+use crate::guest::{Guest, Plan, Vmm};
+use crate::traffic::{begin_iperf, feature, finish_iperf, iperf, negotiated, ping, send_data, serve};
+
+const MEGABYTES: u32 = 8;
+const SECONDS: u32 = 1;
+
+/// What one side's device leaves out; the rest is on.
+#[derive(Clone, Copy, Default)]
+struct Without {
+    mergeable: bool,
+    checksum: bool,
+    segmentation: bool,
+    event_idx: bool,
+    indirect: bool,
+}
+
+const NOTHING: Without =
+    Without { mergeable: false, checksum: false, segmentation: false, event_idx: false, indirect: false };
+const EVERYTHING: Without =
+    Without { mergeable: true, checksum: true, segmentation: true, event_idx: true, indirect: true };
+
+impl Without {
+    /// Each property of QEMU's device, the feature's bit, and whether the property is to be off.
+    fn properties(self) -> [(&'static str, usize, bool); 9] {
+        let segmentation = self.segmentation || self.checksum;
+        [
+            ("mrg_rxbuf", feature::MRG_RXBUF, self.mergeable),
+            ("csum", feature::CSUM, self.checksum),
+            ("guest_csum", feature::GUEST_CSUM, self.checksum),
+            ("host_tso4", feature::HOST_TSO4, segmentation),
+            ("host_tso6", feature::HOST_TSO6, segmentation),
+            ("guest_tso4", feature::GUEST_TSO4, segmentation),
+            ("guest_tso6", feature::GUEST_TSO6, segmentation),
+            ("event_idx", feature::EVENT_IDX, self.event_idx),
+            ("indirect_desc", feature::INDIRECT_DESC, self.indirect),
+        ]
+    }
+
+    fn plan(self, vmm: Vmm, number: u8) -> Plan {
+        let mut plan = Plan::new(vmm, number);
+        if self.segmentation || self.checksum {
+            // What stands on segmentation or a checksum goes with it.
+            let newer = ["host_uso", "guest_uso4", "guest_uso6"].into_iter().filter(|_| vmm == Vmm::QemuNew);
+            for name in ["host_ecn", "guest_ecn", "host_ufo", "guest_ufo"].into_iter().chain(newer) {
+                plan = plan.device_option(name, "off");
+            }
+        }
+        self.properties().into_iter().fold(
+            plan,
+            |plan, (name, _, off)| {
+                if off { plan.device_option(name, "off") } else { plan }
+            },
+        )
+    }
+
+    fn assert_negotiated(self, guest: &mut Guest) {
+        for (name, bit, off) in self.properties() {
+            assert_eq!(negotiated(guest, bit), !off, "{guest}: {name}");
+        }
+    }
+}
+
+fn crosses_unchanged(one: Without, other: Without, four_queues: bool) {
+    let mut bench = bench();
+    let mut plans = [one.plan(Vmm::Qemu72, 1), other.plan(Vmm::QemuNew, 2)];
+    if four_queues {
+        plans = plans.map(Plan::four_queues);
+    }
+    let [a, b] = plans.map(|plan| plan.start(&bench.lab, &bench.daemon));
+    let (mut a, mut b) = (a.booted(), b.booted());
+    one.assert_negotiated(&mut a);
+    other.assert_negotiated(&mut b);
+    for guest in [&mut a, &mut b] {
+        assert_eq!(negotiated(guest, feature::MQ), four_queues, "{guest}");
+        serve(guest);
+    }
+    ping(&mut a, &b);
+    ping(&mut b, &a);
+    send_data(&mut a, &mut b, MEGABYTES);
+    send_data(&mut b, &mut a, MEGABYTES);
+    iperf(&mut a, &b, SECONDS);
+    iperf(&mut b, &a, SECONDS);
+    bench.daemon.assert_alive();
+}
+
+macro_rules! pairing {
+    ($name:ident, $one:expr, $other:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn data_crosses_unchanged_on_one_queue() {
+                crosses_unchanged($one, $other, false);
+            }
+
+            #[test]
+            fn data_crosses_unchanged_on_four_queues() {
+                crosses_unchanged($one, $other, true);
+            }
+        }
+    };
+}
+
+pairing!(everything_with_everything, NOTHING, NOTHING);
+pairing!(everything_with_the_barest, NOTHING, EVERYTHING);
+pairing!(mergeable_off_on_both, Without { mergeable: true, ..NOTHING }, Without { mergeable: true, ..NOTHING });
+pairing!(
+    segmentation_with_checksum_alone,
+    Without { event_idx: true, ..NOTHING },
+    Without { segmentation: true, ..NOTHING }
+);
+pairing!(
+    direct_descriptors_with_no_checksum,
+    Without { indirect: true, mergeable: true, ..NOTHING },
+    Without { checksum: true, event_idx: true, ..NOTHING }
+);
+
+#[test]
+fn four_pairs_and_one_pair_exchange_traffic_on_all_queues() {
+    let mut bench = bench();
+    let plans = [Plan::new(Vmm::Qemu72, 1).four_queues(), Plan::new(Vmm::QemuNew, 2)];
+    let [a, b] = plans.map(|plan| plan.start(&bench.lab, &bench.daemon));
+    let (mut a, mut b) = (a.booted(), b.booted());
+    assert_eq!(current_pairs(&mut a), 4);
+    // A driver with a CPU for each pair sends from CPU n on pair n.
+    let echoes: Vec<String> =
+        (0..4).map(|cpu| format!("taskset {:x} ping -c 20 -i 0.05 -W 5 {} | grep loss &", 1 << cpu, b.ip())).collect();
+    let output = a.ok(&format!("{} wait", echoes.join(" ")));
+    assert_eq!(output.matches(" 0% packet loss").count(), 4, "{output}");
+    for queue in 0..4 {
+        let sent = counter(&mut a, &format!("tx_queue_{queue}_packets"))
+            .or_else(|| counter(&mut a, &format!("tx{queue}_packets")));
+        assert!(sent.is_some_and(|sent| sent >= 20), "pair {queue} sent {sent:?} frames:\n{}", a.ok("ethtool -S eth0"));
+    }
+    serve(&mut a);
+    serve(&mut b);
+    iperf(&mut a, &b, SECONDS);
+    iperf(&mut b, &a, SECONDS);
+    bench.daemon.assert_alive();
+}
+
+#[test]
+fn a_change_of_pairs_under_traffic_loses_nothing_after_it_settles() {
+    const WHILE: u32 = 12;
+    let mut bench = bench();
+    let plans = [Plan::new(Vmm::Qemu72, 1).four_queues(), Plan::new(Vmm::QemuNew, 2).four_queues()];
+    let [a, b] = plans.map(|plan| plan.start(&bench.lab, &bench.daemon));
+    let (mut a, mut b) = (a.booted(), b.booted());
+    serve(&mut b);
+    let traffic = begin_iperf(&mut a, &b, WHILE, "-P 4");
+    for pairs in [1, 3, 4, 2, 4, 1, 4] {
+        for guest in [&mut a, &mut b] {
+            guest.ok(&format!("ethtool -L eth0 combined {pairs}"));
+            assert_eq!(current_pairs(guest), pairs);
+        }
+        ping(&mut b, &a);
+    }
+    finish_iperf(&mut a, traffic, WHILE);
+    ping(&mut a, &b);
+    send_data(&mut a, &mut b, MEGABYTES);
+    send_data(&mut b, &mut a, MEGABYTES);
+    bench.daemon.assert_alive();
+}
+
+/// How many pairs the driver uses at the moment: the second number that ethtool calls "Combined".
+fn current_pairs(guest: &mut Guest) -> u32 {
+    let output = guest.ok("ethtool -l eth0");
+    let combined = output.lines().filter_map(|line| line.strip_prefix("Combined:")).nth(1);
+    combined.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{guest}:\n{output}"))
+}
+
+/// One of the driver's own counters.
+fn counter(guest: &mut Guest, name: &str) -> Option<u64> {
+    let output = guest.ok("ethtool -S eth0");
+    output.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+}

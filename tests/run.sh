@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is taken. Exit code 0 means that all of it did.
+#
+# Installs what the tests need, then checks the format and the lints and runs the unit and property tests, the tests of the
+# whole with a driver in process, and the tests with real guests. A step that fails does not keep the later ones from
+# running. It needs no terminal and no input.
+set -uo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+steps=() failed_steps=0
+
+# `step NAME COMMAND...` runs one step, showing its output and keeping it.
+step() {
+    local name=$1 begin=$SECONDS verdict=ok
+    shift
+    printf '\n=== %s\n' "$name"
+    if ! "$@" </dev/null 2>&1 | tee -a "$output"; then
+        verdict=FAILED
+        failed_steps=$((failed_steps + 1))
+    fi
+    steps+=("$(printf '%-8s %4d s  %s' "$verdict" "$((SECONDS - begin))" "$name")")
+}
+
+# The names of the integration tests, as cargo finds them.
+integration_tests() {
+    cargo metadata --format-version 1 --no-deps | grep -o '"kind":\["test"\][^}]*"name":"[^"]*"' | sed 's/.*"name":"\([^"]*\)"/\1/'
+}
+
+everything_but_guests() {
+    local options=() name
+    while read -r name; do
+        [[ $name == guests ]] || options+=(--test "$name")
+    done < <(integration_tests)
+    ((${#options[@]})) || return 0
+    cargo test --locked --no-fail-fast "${options[@]}"
+}
+
+command -v cargo >/dev/null || { echo "cargo is missing; install Rust first" >&2; exit 1; }
+step "guests and tools" tests/lab/prepare.sh --yes tests
+step "rustfmt" cargo fmt --all --check
+step "clippy" cargo clippy --locked --all-targets -- -D warnings
+step "build" cargo test --locked --no-run
+step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
+step "documentation examples" cargo test --locked --doc
+step "the whole, with a driver in process" everything_but_guests
+step "real guests" cargo test --locked --no-fail-fast --test guests
+
+printf '\n'
+printf '%s\n' "${steps[@]}"
+# Each summary of cargo's: "test result: ok. 12 passed; 0 failed; 1 ignored; ...". A step that is no test counts as one.
+awk -v failed_steps="$failed_steps" '
+    /^test result:/ { passed += $4; failed += $6 }
+    END {
+        if (failed < failed_steps) failed = failed_steps
+        printf "%d passed, %d failed\n", passed, failed
+        exit (failed || !passed)
+    }' "$output"
