@@ -3,7 +3,8 @@
 //! Theory of operation. A listener is armed (in the epoll set) or paused. It is paused when there are too few descriptors
 //! for one more port, or when a port could not be made for another reason: what waits to be accepted then waits on, which
 //! a VMM takes better than a connection that ends at once, and a loop that cannot accept does not spin. Paused listeners
-//! are armed again when a port has ended or some time has passed. The trouble is logged once, until a VM got in again.
+//! are armed again when a port has ended or some time has passed. The trouble is logged once, until
+//! nobody waits any more.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -81,8 +82,12 @@ impl Listeners {
             let Some((door, false)) = self.doors.get(index) else { return Ok(()) };
             let accepted = enough_fds(epoll.0.as_fd(), self.nofile_limit).and_then(|()| door.listener().accept());
             match accepted.and_then(|(stream, _)| attach(stream)) {
-                Ok(_) => self.troubled = false,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    // Nobody waits any more.
+                    self.troubled = false;
+                    return Ok(());
+                }
                 // The VMM gave up waiting.
                 Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
                 Err(error) => return self.pause(index, &error, epoll),

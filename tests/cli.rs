@@ -1,0 +1,562 @@
+//! The program as its users meet it: command lines, sockets, signals, shortages. Each test runs the real binary.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_guestwire");
+/// What the slowest machine needs for anything at all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn run(arguments: &str) -> Output {
+    Command::new(BINARY).args(arguments.split_whitespace()).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A stream of lines, read as they come.
+struct Lines {
+    incoming: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Lines {
+    fn of(stream: impl Read + Send + 'static) -> Self {
+        let (outgoing, incoming) = channel();
+        thread::spawn(move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|l| outgoing.send(l)));
+        Self { incoming, seen: Vec::new() }
+    }
+
+    /// Waits for a line, which must come after those waited for before.
+    fn wait_for(&mut self, needle: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.incoming.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(needle) {
+                        return line;
+                    }
+                }
+                Err(e) => panic!("no line with {needle:?} ({e}); there were:\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+
+    /// Everything until the stream ends.
+    fn all(mut self) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.incoming.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => return self.seen,
+                Err(e) => panic!("the stream does not end ({e}); there were:\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+}
+
+/// A running guestwire. Killed when dropped.
+struct Daemon {
+    child: Child,
+    out: Lines,
+    err: Lines,
+}
+
+impl Daemon {
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (out, err) = (Lines::of(child.stdout.take().unwrap()), Lines::of(child.stderr.take().unwrap()));
+        Self { child, out, err }
+    }
+
+    fn start(arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(BINARY).args(arguments).stdin(Stdio::null()))
+    }
+
+    /// On one socket, and ready for VMs.
+    fn on(socket: &Path, more: &[&str]) -> Self {
+        let mut daemon = Self::start(&[&["internal", "--socket-path", socket.to_str().unwrap()], more].concat());
+        daemon.out.wait_for("reconnect=1 attaches");
+        daemon
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Ends it, and returns what it wrote: standard output, standard error.
+    fn end(mut self) -> (Vec<String>, Vec<String>) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.wait().success());
+        let empty = || Lines { incoming: channel().1, seen: Vec::new() };
+        (std::mem::replace(&mut self.out, empty()).all(), std::mem::replace(&mut self.err, empty()).all())
+    }
+
+    /// How often its threads went to sleep so far, all together.
+    fn sleeps(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let sleeps = |status: String| {
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
+            line.map_or(0, |count| count.trim().parse::<u64>().unwrap())
+        };
+        tasks.map(|task| sleeps(status(task.unwrap()))).sum()
+    }
+
+    /// CPU time used so far, in ticks of 10 ms.
+    fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+#[test]
+fn help_is_complete() {
+    let help = run("--help");
+    assert!(help.status.success());
+    let help = text(&help.stdout);
+    for needed in ["internal", "--print-capabilities", "Exit codes", "Examples", "Signals", "GUESTWIRE_LOG"] {
+        assert!(help.contains(needed), "{needed}: {help}");
+    }
+    let help = run("internal --help");
+    assert!(help.status.success());
+    let help = text(&help.stdout);
+    for needed in [
+        "--socket-path <PATH>",
+        "--connect <PATH>",
+        "--fd <N>",
+        "--socket-mode <OCTAL>",
+        "--socket-group <GROUP>",
+        "--mtu <N>",
+        "--offload <LIST>",
+        "--stats <FILE>",
+        "--stats-interval <SECONDS>",
+        "--verbose",
+        "--quiet",
+        "Examples",
+    ] {
+        assert!(help.contains(needed), "{needed}: {help}");
+    }
+    assert!(text(&run("--version").stdout).starts_with("guestwire 0."));
+}
+
+#[test]
+fn bad_command_lines_get_one_line_and_exit_code_2() {
+    for bad in [
+        "",
+        "internal",
+        "intrenal",
+        "nat --socket-path a",
+        "bridged --nic eth0",
+        "run --config x",
+        "internal --soket-path a",
+        "internal --socket-path",
+        "internal --socket-path a --mtu 67",
+        "internal --socket-path a --mtu 65536",
+        "internal --socket-path a --offload lro=off",
+        "internal --socket-path a --offload off,tso=on",
+        "internal --socket-path a --socket-mode 0888",
+        "internal --socket-path a --socket-path a",
+        "internal --socket-path a --fd 5",
+        "internal --fd 1",
+        "internal --fd five",
+        "internal --connect a --socket-group kvm",
+        "internal --socket-path a --stats-interval 1",
+        "internal --socket-path a --stats - --stats-interval 0",
+        "internal --socket-path a extra",
+        "--verbose --quiet internal --socket-path a",
+    ] {
+        let output = run(bad);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{bad}: {said}");
+        assert_eq!(said.lines().count(), 1, "{bad}: {said}");
+        assert!(said.starts_with("guestwire: error: ") && said.contains("--help"), "{bad}: {said}");
+        assert!(output.stdout.is_empty(), "{bad}");
+    }
+}
+
+#[test]
+fn a_bad_log_filter_is_a_bad_command_line() {
+    let folder = Folder::new();
+    let mut command = Command::new(BINARY);
+    command.env("GUESTWIRE_LOG", "guestwire=loud").args(["internal", "--socket-path"]).arg(folder.path("s"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("GUESTWIRE_LOG"));
+}
+
+#[test]
+fn capabilities_follow_the_conventions() {
+    for line in ["--print-capabilities", "internal --print-capabilities", "--nonsense --print-capabilities --fd x"] {
+        let output = run(line);
+        assert!(output.status.success(), "{line}");
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value, serde_json::json!({"type": "net"}));
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_start_says_why_and_exits_with_1() {
+    let folder = Folder::new();
+    fs::write(folder.path("file"), "").unwrap();
+    let in_folder = |name: &str| folder.path(name).to_str().unwrap().to_owned();
+    for (arguments, says) in [
+        (format!("internal --socket-path {}", in_folder("missing/lab.sock")), "create the directory"),
+        (format!("internal --socket-path {}", in_folder("file")), "not a socket"),
+        (format!("internal --socket-path {} --socket-group no-such-group", in_folder("s")), "no-such-group"),
+        (format!("internal --socket-path {} --stats {}", in_folder("s"), in_folder("missing/x")), "statistics"),
+        ("internal --fd 77".to_owned(), "--fd 77: it is not open"),
+    ] {
+        let output = run(&format!("-q {arguments}"));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(says), "{arguments}: {said}");
+    }
+    assert_eq!(folder.names(), ["file"], "nothing is left of what could not start");
+}
+
+#[test]
+fn a_second_daemon_is_refused_by_name() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let daemon = Daemon::on(&socket, &[]);
+    let output = run(&format!("-q internal --socket-path {}", socket.display()));
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("{} is in use by process {}", socket.display(), daemon.child.id())), "{said}");
+    UnixStream::connect(&socket).expect("the first still listens");
+}
+
+#[test]
+fn mode_and_group_are_those_asked_for() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let default = Daemon::on(&socket, &[]);
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o7777, 0o600);
+    default.end();
+    // Without privileges only a group of our own can be given.
+    let gid = if nix::unistd::geteuid().is_root() { 1 } else { nix::unistd::getegid().as_raw() };
+    let group = nix::unistd::Group::from_gid(gid.into()).unwrap();
+    for group in [Some(gid.to_string()), group.map(|g| g.name)].into_iter().flatten() {
+        let _daemon = Daemon::on(&socket, &["--socket-mode", "0660", "--socket-group", &group]);
+        let metadata = fs::metadata(&socket).unwrap();
+        assert_eq!((metadata.permissions().mode() & 0o7777, metadata.gid()), (0o660, gid), "{group}");
+        assert!(metadata.file_type().is_socket());
+    }
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let mut killed = Daemon::on(&socket, &[]);
+    killed.child.kill().unwrap();
+    killed.wait();
+    let mut left = folder.names();
+    left.sort();
+    assert_eq!(left, ["lab.sock", "lab.sock.lock"]);
+    let daemon = Daemon::on(&socket, &[]);
+    UnixStream::connect(&socket).unwrap();
+    daemon.end();
+    assert!(folder.names().is_empty(), "{:?}", folder.names());
+}
+
+#[test]
+fn a_name_that_somebody_else_took_over_is_left_alone() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let daemon = Daemon::on(&socket, &[]);
+    fs::remove_file(&socket).unwrap();
+    let _other = UnixListener::bind(&socket).unwrap();
+    daemon.end();
+    assert_eq!(folder.names(), ["lab.sock"]);
+}
+
+#[test]
+fn sigterm_and_sigint_end_in_under_100_ms() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut daemon = Daemon::on(&socket, &["--stats", folder.path("stats").to_str().unwrap()]);
+        let vms: Vec<_> = (0..8).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+        (0..8).for_each(|_| drop(daemon.err.wait_for("a VM has connected")));
+        let start = Instant::now();
+        daemon.signal(signal);
+        let status = daemon.wait();
+        let took = start.elapsed();
+        assert_eq!(status.code(), Some(0));
+        assert!(took < Duration::from_millis(100), "{took:?}");
+        for mut vm in vms {
+            assert_eq!(vm.read(&mut [0; 1]).unwrap(), 0, "the connection has ended");
+        }
+        assert_eq!(folder.names(), ["stats"]);
+    }
+}
+
+#[test]
+fn sighup_is_not_the_end() {
+    let folder = Folder::new();
+    let mut daemon = Daemon::on(&folder.path("lab.sock"), &[]);
+    daemon.signal(Signal::SIGHUP);
+    daemon.err.wait_for("SIGHUP");
+    daemon.end();
+}
+
+#[test]
+fn every_connection_is_a_port_with_a_number_of_its_own() {
+    let folder = Folder::new();
+    let (one, two) = (folder.path("1.sock"), folder.path("2.sock"));
+    let mut daemon = Daemon::on(&one, &["--socket-path", two.to_str().unwrap()]);
+    for (number, path) in [&one, &two, &one].into_iter().enumerate() {
+        let vm = UnixStream::connect(path).unwrap();
+        let line = daemon.err.wait_for("a VM has connected");
+        assert!(line.contains(&format!("port={number} ")), "{line}");
+        drop(vm);
+        daemon.err.wait_for("the port has ended");
+    }
+    daemon.end();
+}
+
+#[test]
+fn a_vmm_that_listens_is_met_whenever_it_is_there() {
+    let folder = Folder::new();
+    let socket = folder.path("vm.sock");
+    let mut daemon = Daemon::start(&["internal", "--connect", socket.to_str().unwrap()]);
+    daemon.err.wait_for("trying again until it is there");
+    let before = daemon.sleeps();
+    // Attempts after 100, 300, 700, 1500 ms: more would be a spin.
+    thread::sleep(Duration::from_millis(1000));
+    assert!(daemon.sleeps() - before < 8, "{} times awake", daemon.sleeps() - before);
+    let listener = UnixListener::bind(&socket).unwrap();
+    for _ in 0..3 {
+        let start = Instant::now();
+        let (vm, _) = listener.accept().unwrap();
+        assert!(start.elapsed() < Duration::from_millis(1900), "{:?}", start.elapsed());
+        daemon.err.wait_for("a VM has connected");
+        drop(vm);
+        daemon.err.wait_for("the port has ended");
+    }
+    let (_, log) = daemon.end();
+    assert_eq!(log.iter().filter(|line| line.contains("trying again until")).count(), 1, "{log:?}");
+}
+
+/// Runs guestwire with `fd` as its descriptor 3.
+fn with_descriptor(fd: OwnedFd) -> Daemon {
+    let script = format!("exec {BINARY} internal --fd 3 3<&0 0</dev/null");
+    Daemon::spawn(Command::new("sh").args(["-c", &script]).stdin(Stdio::from(fd)))
+}
+
+#[test]
+fn a_listening_descriptor_takes_vms() {
+    let folder = Folder::new();
+    let listener = UnixListener::bind(folder.path("lab.sock")).unwrap();
+    let mut daemon = with_descriptor(listener.into());
+    for number in 0..2 {
+        let _vm = UnixStream::connect(folder.path("lab.sock")).unwrap();
+        let line = daemon.err.wait_for("a VM has connected");
+        assert!(line.contains(&format!("port={number} ")), "{line}");
+    }
+    daemon.end();
+    assert_eq!(folder.names(), ["lab.sock"], "a name that is not ours stays");
+}
+
+#[test]
+fn a_connected_descriptor_is_one_vm_and_the_end_of_it_the_end() {
+    let (vm, other) = UnixStream::pair().unwrap();
+    let mut daemon = with_descriptor(other.into());
+    daemon.err.wait_for("a VM has connected on descriptor 3");
+    drop(vm);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_descriptor_that_is_no_socket_is_refused() {
+    let mut daemon = with_descriptor(fs::File::open("/dev/null").unwrap().into());
+    daemon.err.wait_for("--fd 3: it is not a Unix stream socket");
+    assert_eq!(daemon.wait().code(), Some(1));
+}
+
+#[test]
+fn a_shortage_of_descriptors_pauses_the_listener() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let script = format!("ulimit -n 64; exec {BINARY} internal --socket-path {}", socket.display());
+    let mut daemon = Daemon::spawn(Command::new("sh").args(["-c", &script]).stdin(Stdio::null()));
+    let line = daemon.err.wait_for("room for about");
+    assert!(line.contains("now=64") && line.contains("about 3 ports"), "{line}");
+    daemon.out.wait_for("reconnect=1 attaches");
+    let mut vms: Vec<_> = (0..64).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    daemon.err.wait_for("no more VMs can come in for now");
+    let let_in = daemon.err.seen.iter().filter(|line| line.contains("a VM has connected")).count();
+    assert!(let_in > 0 && let_in < 64, "{let_in}");
+    let ticks = daemon.cpu_ticks();
+    // Long enough for the listener to try again once or twice by itself.
+    thread::sleep(Duration::from_millis(1500));
+    assert!(daemon.cpu_ticks() - ticks <= 2, "{} ticks", daemon.cpu_ticks() - ticks);
+    // One goes, and one of those that wait comes in.
+    drop(vms.remove(0));
+    daemon.err.wait_for("a VM has connected");
+    // All go: everything is as before.
+    drop(vms);
+    let number = loop {
+        let _vm = UnixStream::connect(&socket).unwrap();
+        let line = daemon.err.wait_for("a VM has connected");
+        let number = line.split("port=").nth(1).unwrap().split(' ').next().unwrap().parse::<u32>().unwrap();
+        if number >= 64 {
+            break number;
+        }
+    };
+    assert!(number >= 64);
+    let (_, log) = daemon.end();
+    let warned = log.iter().filter(|line| line.contains("no more VMs")).count();
+    assert_eq!(warned, 1, "{}", log.join("\n"));
+}
+
+#[test]
+fn an_idle_daemon_does_not_wake_up() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let mut daemon = Daemon::on(&socket, &[]);
+    let _vms: Vec<_> = (0..4).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    (0..4).for_each(|_| drop(daemon.err.wait_for("a VM has connected")));
+    // The last thread may still be on its way to sleep.
+    let deadline = Instant::now() + PATIENCE;
+    let mut before = daemon.sleeps();
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        let after = daemon.sleeps();
+        if after == before {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it wakes up all the time");
+        before = after;
+    }
+}
+
+#[test]
+fn statistics_are_lines_of_json_and_nothing_else() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let path = socket.to_str().unwrap();
+    let mut daemon = Daemon::start(&["internal", "--socket-path", path, "--stats", "-", "--stats-interval", "0.02"]);
+    daemon.err.wait_for("reconnect=1 attaches");
+    let _stays = UnixStream::connect(&socket).unwrap();
+    daemon.err.wait_for("a VM has connected");
+    let goes = UnixStream::connect(&socket).unwrap();
+    daemon.err.wait_for("a VM has connected");
+    daemon.out.wait_for(r#""port":1,"#);
+    drop(goes);
+    daemon.out.wait_for(r#""port":1,"ended":true"#);
+    let (lines, _) = daemon.end();
+    let values: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let times: Vec<f64> = values.iter().map(|value| value["time"].as_f64().unwrap()).collect();
+    assert!(times.is_sorted() && times.len() > 2, "{times:?}");
+    assert!(values.iter().all(|value| value["network"] == "internal"));
+    let last = &values.last().unwrap()["ports"];
+    assert_eq!((last.as_array().unwrap().len(), &last[0]["port"], &last[0]["tx_frames"]), (1, &0.into(), &0.into()));
+}
+
+#[test]
+fn statistics_that_cannot_be_written_end_nothing() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let mut daemon = Daemon::on(&socket, &["--stats", "/dev/full", "--stats-interval", "0.01"]);
+    daemon.err.wait_for("statistics cannot be written");
+    let _vm = UnixStream::connect(&socket).unwrap();
+    daemon.err.wait_for("a VM has connected");
+    thread::sleep(Duration::from_millis(200));
+    let (_, log) = daemon.end();
+    assert_eq!(log.iter().filter(|line| line.contains("cannot be written")).count(), 1, "{log:?}");
+}
+
+#[test]
+fn statistics_into_a_closed_pipe_end_nothing() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let script = format!("exec {BINARY} internal --socket-path {} --stats - --stats-interval 0.01", socket.display());
+    let mut child =
+        Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let err = Lines::of(child.stderr.take().unwrap());
+    let mut daemon = Daemon { child, out: Lines { incoming: channel().1, seen: Vec::new() }, err };
+    daemon.err.wait_for("statistics cannot be written");
+    let _vm = UnixStream::connect(&socket).unwrap();
+    daemon.err.wait_for("a VM has connected");
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn the_printed_lines_attach_to_this_socket() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let daemon = Daemon::on(&socket, &["--mtu", "9000"]);
+    let (out, _) = daemon.end();
+    let out = out.join("\n");
+    for needed in [
+        "-object memory-backend-memfd,id=mem0,size=1G,share=on",
+        &format!("-chardev socket,id=wire0,path={},reconnect=1", socket.display()),
+        "-netdev vhost-user,id=net0,chardev=wire0",
+        "-device virtio-net-pci,netdev=net0,mac=02:",
+        "host_mtu=9000",
+        "--memory size=1G,shared=on",
+        &format!("vhost_user=true,socket={},vhost_mode=client", socket.display()),
+    ] {
+        assert!(out.contains(needed), "{needed}: {out}");
+    }
+}
