@@ -8,9 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
 
 use super::clients::Clients;
@@ -22,17 +20,16 @@ use super::statistics::Statistics;
 use super::timer::Timer;
 use super::{RESUME_AFTER, SESSIONS_END_MAX};
 use crate::config::Network;
+use crate::sys::poller::{Poller, Trigger};
 use crate::sys::signals::Signals;
+use crate::sys::socket::connect_now;
 use crate::vhost::features::Offer;
 use crate::worker::{Worker, WorkerHandle};
-
-/// Events taken from epoll at a time.
-const EVENTS_PER_WAIT: usize = 32;
 
 /// Everything that the main thread owns.
 #[derive(Debug)]
 pub(super) struct Supervisor {
-    epoll: Epoll,
+    poller: Poller,
     signals: Signals,
     listeners: Listeners,
     clients: Clients,
@@ -54,11 +51,11 @@ impl Supervisor {
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
         let worker = Worker::spawn("worker-0", seed)?;
-        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), worker.mailbox())?;
+        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), worker.mailbox(), nofile_limit)?;
         let supervisor = Self {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            poller: Poller::new()?,
             signals,
-            listeners: Listeners::new(nofile_limit),
+            listeners: Listeners::default(),
             clients: Clients::default(),
             ports,
             worker,
@@ -77,12 +74,12 @@ impl Supervisor {
     }
 
     fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.token()))?)
+        self.poller.add(fd, Trigger::Level, source.token())
     }
 
     /// Adds a socket on which VMs connect.
     pub(super) fn add_door(&mut self, door: Door) -> io::Result<()> {
-        self.listeners.add(door, &self.epoll)
+        self.listeners.add(door, &self.poller)
     }
 
     /// Adds a VMM that listens.
@@ -104,15 +101,10 @@ impl Supervisor {
 
     fn run_loop(&mut self) -> io::Result<()> {
         self.try_clients()?;
-        let mut events = [EpollEvent::empty(); EVENTS_PER_WAIT];
+        let mut ready = Vec::new();
         loop {
-            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => continue,
-                Err(e) => return Err(e.into()),
-            };
-            for event in &events[..count] {
-                let Some(source) = Source::from_token(event.data()) else { continue };
+            self.poller.wait(-1, |token| ready.push(token))?;
+            for source in ready.drain(..).filter_map(Source::from_token) {
                 if self.handle(source)?.is_break() {
                     return Ok(());
                 }
@@ -127,7 +119,7 @@ impl Supervisor {
             Source::Listener(index) => self.accept(index)?,
             Source::ResumeTimer => {
                 self.resume.take()?;
-                self.listeners.resume(&self.epoll);
+                self.listeners.resume(&self.poller);
                 self.rest_paused()?;
             }
             Source::RetryTimer => {
@@ -164,7 +156,7 @@ impl Supervisor {
                 statistics.ended(&port, &self.ports);
             }
         }
-        self.listeners.resume(&self.epoll);
+        self.listeners.resume(&self.poller);
         self.rest_paused()?;
         self.set_retry(now)?;
         if self.ports.is_empty() && self.listeners.is_empty() && self.clients.is_empty() {
@@ -175,8 +167,7 @@ impl Supervisor {
     }
 
     fn accept(&mut self, index: u32) -> io::Result<()> {
-        let ports = &mut self.ports;
-        self.listeners.accept(index, &self.epoll, |stream| ports.attach(stream, ""))?;
+        self.listeners.accept(index, &self.poller, &mut self.ports);
         self.rest_paused()
     }
 
@@ -188,7 +179,10 @@ impl Supervisor {
     fn try_clients(&mut self) -> io::Result<()> {
         let ports = &mut self.ports;
         let now = Instant::now();
-        self.clients.try_due(now, |stream, path| ports.attach(stream, &format!(" at {}", path.display())));
+        self.clients.try_due(now, |path| {
+            ports.room()?;
+            ports.attach(connect_now(path)?, &format!(" at {}", path.display()))
+        });
         self.set_retry(now)
     }
 
