@@ -247,5 +247,9 @@ fn port_lifetime(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, known, new_addresses, port_lifetime);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    targets = known, new_addresses, port_lifetime
+}
 criterion_main!(benches);

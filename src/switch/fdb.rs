@@ -78,6 +78,7 @@ impl Fdb {
         for key in removed.share.keys() {
             self.table.remove(key);
         }
+        self.table.release_if_empty();
         true
     }
 

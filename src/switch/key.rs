@@ -63,8 +63,8 @@ impl Hasher {
         let mut next = || splitmix(&mut state);
         let mut next_wide = || u128::from(next()) << 64 | u128::from(next());
         let (factor, addend) = (next_wide(), next_wide());
-        // Odd, so that no key bit is lost in a product.
-        Self { factor: factor | 1, addend, mask: next(), fold: next() | 1 }
+        // An odd factor, so that the low half of the product keeps every bit.
+        Self { factor, addend, mask: next(), fold: next() | 1 }
     }
 
     #[inline]

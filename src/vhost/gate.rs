@@ -231,15 +231,15 @@ impl Gate {
     }
 
     fn change_memory(&mut self, mut message: Message) -> Admitted {
-        match message.request {
-            SET_MEM_TABLE => self.memory.set(&mut message)?,
+        let changes = match message.request {
+            SET_MEM_TABLE => self.memory.set(&mut message).map(|()| true)?,
             ADD_MEM_REG => self.memory.add(&message)?,
             _ => {
-                self.memory.remove(&message)?;
                 message.fds.clear();
+                self.memory.remove(&message)?
             }
-        }
-        Ok(Verdict::Forward(vec![message]))
+        };
+        Ok(if changes { Verdict::Forward(vec![message]) } else { Verdict::Done })
     }
 
     fn set_vring_num(&mut self, message: Message) -> Admitted {

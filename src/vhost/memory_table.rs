@@ -67,10 +67,13 @@ impl Region {
     }
 }
 
-/// The regions that are in force.
+/// The regions that are in force, and how often each was added.
+///
+/// QEMU before 8.0 adds and removes every region once for each queue pair of a device. The first time and the last
+/// count.
 #[derive(Debug, Default)]
 pub struct MemoryTable {
-    regions: Vec<Region>,
+    regions: Vec<(Region, u32)>,
 }
 
 impl MemoryTable {
@@ -102,31 +105,40 @@ impl MemoryTable {
         Ok(())
     }
 
-    /// Adds the region of ADD_MEM_REG.
-    pub fn add(&mut self, message: &Message) -> Result<(), String> {
+    /// Adds the region of ADD_MEM_REG. Returns whether it is new.
+    pub fn add(&mut self, message: &Message) -> Result<bool, String> {
         let region = Self::single(message)?;
+        if let Some((_, added)) = self.regions.iter_mut().find(|(known, _)| *known == region) {
+            *added = added.saturating_add(1);
+            return Ok(false);
+        }
         match message.fds.as_slice() {
             [] => Err(NOT_SHARED.to_owned()),
             _ if self.regions.len() == REGIONS_MAX => Err(format!("more than {REGIONS_MAX} memory regions")),
-            [file] => self.insert(region, file),
+            [file] => self.insert(region, file).map(|()| true),
             several => Err(format!("one memory region with {} descriptors", several.len())),
         }
     }
 
-    /// Removes the region of REM_MEM_REG, which is named by its addresses and size.
-    pub fn remove(&mut self, message: &Message) -> Result<(), String> {
+    /// Removes the region of REM_MEM_REG, which is named by its addresses and size. Returns whether it is gone.
+    pub fn remove(&mut self, message: &Message) -> Result<bool, String> {
         let region = Self::single(message)?;
         let same = |r: &Region| (r.guest, r.size, r.user) == (region.guest, region.size, region.user);
-        let Some(index) = self.regions.iter().position(same) else {
+        let Some(index) = self.regions.iter().position(|(known, _)| same(known)) else {
             return Err(format!("there is no memory region of {:#x} bytes at {:#x}", region.size, region.guest));
         };
-        self.regions.remove(index);
-        Ok(())
+        let added = &mut self.regions[index].1;
+        *added -= 1;
+        let gone = *added == 0;
+        if gone {
+            self.regions.remove(index);
+        }
+        Ok(gone)
     }
 
     /// The guest physical address of `len` bytes at the frontend's address `user`, if one region holds them all.
     pub fn translate(&self, user: u64, len: u64) -> Option<u64> {
-        let region = self.regions.iter().find(|r| user >= r.user && user - r.user < r.size)?;
+        let (region, _) = self.regions.iter().find(|(r, _)| user >= r.user && user - r.user < r.size)?;
         let offset = user - region.user;
         (len <= region.size - offset).then(|| region.guest + offset)
     }
@@ -140,10 +152,10 @@ impl MemoryTable {
 
     fn insert(&mut self, region: Region, file: &OwnedFd) -> Result<(), String> {
         region.check(file)?;
-        if let Some(other) = self.regions.iter().find(|other| region.overlaps(other)) {
+        if let Some((other, _)) = self.regions.iter().find(|(other, _)| region.overlaps(other)) {
             return Err(format!("the memory regions at {:#x} and {:#x} overlap", other.guest, region.guest));
         }
-        self.regions.push(region);
+        self.regions.push((region, 1));
         Ok(())
     }
 }

@@ -170,7 +170,8 @@ fetch_and_unpack() {
 # --- the guest --------------------------------------------------------------------------------------------------------
 
 kernel_modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net)
-uml_modules=(failover net_failover virtio_net)
+base_uml_modules=(crc-ccitt ipv6 failover net_failover virtio_net)
+new_uml_modules=(failover net_failover virtio_net)
 
 make_trees() {
     { closure_of "$base_suite" busybox-static iperf3 iproute2 ethtool libgcc-s1 && kernel_of "$base_suite"; } |
@@ -252,10 +253,10 @@ make_initramfs() {
     tree=guest archive modules-kernel fill_modules "$cache/guest/lib/modules" "${kernel_modules[@]}"
     join guest modules-kernel
     if [[ $goal == tests ]]; then
-        for suite in "$base_suite" "$new_suite"; do
-            tree=$suite archive "modules-uml-$suite" fill_modules "$cache/$suite/usr/lib/uml/modules" "${uml_modules[@]}"
-            join "guest-uml-$suite" "modules-uml-$suite"
-        done
+        tree=$base_suite archive modules-uml-base fill_modules "$cache/$base_suite/usr/lib/uml/modules" "${base_uml_modules[@]}"
+        join guest-uml-base modules-uml-base
+        tree=$new_suite archive modules-uml-new fill_modules "$cache/$new_suite/usr/lib/uml/modules" "${new_uml_modules[@]}"
+        join guest-uml-new modules-uml-new
     fi
 }
 
@@ -342,8 +343,8 @@ write_env() {
         printf "%s='%s'\n" KERNEL "$cache/vmlinuz" INITRD "$cache/guest.cpio.gz" ACCEL "$accel" BOOT "$(</proc/sys/kernel/random/boot_id)"
         if [[ $goal == tests ]]; then
             printf "%s='%s'\n" QEMU_72 "$cache/bin/$base_suite" QEMU_NEW "$cache/bin/$new_suite" \
-                UML_61 "$cache/bin/$base_suite/linux.uml" UML_61_INITRD "$cache/guest-uml-$base_suite.cpio.gz" \
-                UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-$new_suite.cpio.gz"
+                UML_61 "$cache/bin/$base_suite/linux.uml" UML_61_INITRD "$cache/guest-uml-base.cpio.gz" \
+                UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-new.cpio.gz"
         fi
     } >"$cache/$goal.env.new"
     mv "$cache/$goal.env.new" "$cache/$goal.env"

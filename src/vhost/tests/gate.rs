@@ -245,6 +245,18 @@ fn regions_come_and_go_one_by_one() {
 }
 
 #[test]
+fn a_region_that_is_added_for_each_pair_is_added_once_and_goes_with_the_last() {
+    let mut gate = ready();
+    let region = [&[0; 8], [8 * MIB, MIB, 1 << 32, 0].map(u64::to_le_bytes).as_flattened()].concat();
+    let add = || Message { fds: vec![memfd(MIB)], ..Message::new(ADD_MEM_REG, region.clone()) };
+    forwarded(gate.admit(add()));
+    assert!(matches!(gate.admit(add()), Verdict::Done));
+    assert!(matches!(gate.admit(Message::new(REM_MEM_REG, region.clone())), Verdict::Done));
+    forwarded(gate.admit(Message::new(REM_MEM_REG, region.clone())));
+    ends(gate.admit(Message::new(REM_MEM_REG, region.clone())), "there is no memory region");
+}
+
+#[test]
 fn a_ring_has_a_size_that_is_a_power_of_two() {
     for size in [0, 3, 100, 2048, 65_536, u32::MAX] {
         ends(gate().admit(pair(SET_VRING_NUM, 0, size)), "power of two");
