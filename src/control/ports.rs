@@ -157,18 +157,4 @@ impl Ports {
     pub(super) fn reports(&self) -> impl Iterator<Item = PortReport> + '_ {
         self.live.iter().map(|(&number, port)| PortReport::new(number, false, &port.shared.counters))
     }
-
-    /// Tells all sessions to end.
-    pub(super) fn shutdown(&self) {
-        self.live.values().for_each(|port| port.session.shutdown());
-    }
-
-    /// Gives up on the sessions that have not ended; the end of the process takes them along. Returns how many.
-    pub(super) fn abandon(&mut self) -> usize {
-        let left = std::mem::take(&mut self.live);
-        let count = left.len();
-        // Dropping them might wait for what we are not going to wait for.
-        left.into_values().for_each(std::mem::forget);
-        count
-    }
 }
