@@ -125,7 +125,7 @@ impl Ports {
         let session = session::spawn(stream, shared.clone(), mailbox, self.offer, on_end)?;
         self.next = next;
         self.live.insert(number, LivePort { shared, session, since: Instant::now() });
-        tracing::info!(port = number, network = %self.network, "a VM has connected{way_in}");
+        tracing::info!(port = number, network = self.network.as_str(), "a VM has connected{way_in}");
         Ok(number)
     }
 
@@ -142,7 +142,7 @@ impl Ports {
             // It said that it had ended: this does not wait.
             port.session.join();
             let lasted = port.since.elapsed();
-            tracing::debug!(port = number, network = %self.network, "the port has ended");
+            tracing::debug!(port = number, network = self.network.as_str(), "the port has ended");
             Some(EndedPort { number, lasted, report: PortReport::new(number, true, &port.shared.counters) })
         };
         numbers.into_iter().filter_map(forget).collect()

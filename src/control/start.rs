@@ -74,7 +74,7 @@ pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
     let signals =
         Signals::block(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).map_err(failed("wait for signals"))?;
     let nofile_limit = raise_limit();
-    tracing::info!(network = %network.name, offloads = %network.offload, "{}", mode::summary(network));
+    tracing::info!(network = network.name.as_str(), offloads = %network.offload, "{}", mode::summary(network));
     let statistics = config.stats.as_ref().map(|stats| open_statistics(network, stats)).transpose()?;
     let mut supervisor =
         Supervisor::new(network, signals, nofile_limit, statistics).map_err(failed("wait for events"))?;
