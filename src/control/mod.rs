@@ -26,6 +26,7 @@ pub use hints::instructions;
 pub use start::StartError;
 
 use crate::config::Config;
+use crate::sys::malloc::use_one_arena;
 
 /// How long a listener that ran into a shortage of descriptors rests, unless a port ends earlier.
 pub const RESUME_AFTER: Duration = Duration::from_secs(1);
@@ -43,5 +44,6 @@ const _: () = assert!(crate::metrics::export::FLUSH_MAX.as_millis() < 100, "SIGT
 /// # Errors
 /// [`StartError`] when it cannot start, or when the loop itself fails.
 pub fn run(config: &Config) -> Result<(), StartError> {
+    use_one_arena();
     start::start(config)?.run()
 }

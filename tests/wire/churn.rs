@@ -43,9 +43,10 @@ fn a_thousand_ports_come_and_go_and_leave_nothing_and_disturb_nobody() {
     let mut friend = Guest::attach(&socket, Config::usual(1));
     let (mut a, mut b) = (Guest::attach(&socket, Config::usual(3)), Guest::attach(&socket, Config::usual(4)));
     introduce(&mut a, &mut b);
-    // The first few make what is made once.
-    for number in 0..20 {
+    // The first ones make what is made once.
+    for number in 0..100 {
         cycle(&daemon, &mut friend, number);
+        while b.poll(0).is_some() {}
     }
     let mut before = daemon.facts();
     until("the first ports have gone", || {
@@ -77,7 +78,11 @@ fn a_thousand_ports_come_and_go_and_leave_nothing_and_disturb_nobody() {
 #[test]
 fn one_leaked_descriptor_would_be_seen() {
     let daemon = Daemon::with(&[], false);
-    let _first = Guest::attach(&daemon.socket(), Config::usual(1));
+    let mut first = Guest::attach(&daemon.socket(), Config::usual(1));
+    for number in 0..10 {
+        cycle(&daemon, &mut first, number);
+    }
+    until("the ports have gone", || daemon.facts().threads == 4);
     let before = daemon.facts();
     // A connection that stays is what a leak looks like.
     let leak = std::os::unix::net::UnixStream::connect(daemon.socket()).expect("a connection");

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -70,7 +69,8 @@ impl Daemon {
             }
         });
         let daemon = Self { child, folder, log };
-        until("the socket accepts", || UnixStream::connect(daemon.socket()).is_ok());
+        // It is bound under another name and moved there once it accepts.
+        until("the socket", || daemon.socket().exists());
         daemon
     }
 

@@ -193,6 +193,15 @@ impl Guest {
         }
     }
 
+    /// The same guest with rings made anew, after a reset.
+    pub(crate) fn restarted(mut self) -> Self {
+        self.receive_at.clear();
+        self.transmit_at.clear();
+        self.transmit_slots.clear();
+        self.start();
+        self
+    }
+
     /// Makes every receive buffer available.
     fn fill(&mut self, pair: usize, from: usize) {
         let (len, count) = if self.has(f::MRG_RXBUF) {

@@ -37,12 +37,11 @@ fn load(features: u64, frames: u64) -> (u64, u64) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while received < frames {
         assert!(Instant::now() < deadline, "{received} of {sent} received");
-        for _ in 0..32 {
-            if sent < frames && sent - received < 128 && a.push(0, &[0; 12], &frame, &[]) {
-                sent += 1;
-            }
+        // One at a time: a driver that is never told to be quiet kicks for each.
+        if sent < frames && sent - received < 128 && a.push(0, &[0; 12], &frame, &[]) {
+            a.transmit[0].publish();
+            sent += 1;
         }
-        a.transmit[0].publish();
         while b.poll(0).is_some() {
             received += 1;
         }
@@ -55,8 +54,8 @@ fn under_load_kicks_are_suppressed_with_and_without_event_idx() {
     const FRAMES: u64 = 50_000;
     for features in [f::EVENT_IDX, 0] {
         let (kicks, _) = load(features, FRAMES);
-        // A driver that is never told to be quiet kicks once a batch: 1,563 times and more.
-        assert!(kicks < FRAMES / 100, "{kicks} kicks for {FRAMES} frames with {}", f::names(features));
+        // On a busy machine the worker is interrupted itself, and arms the ring before it sees the next frame.
+        assert!(kicks < FRAMES / 3, "{kicks} kicks for {FRAMES} frames with {}", f::names(features));
     }
 }
 
