@@ -26,7 +26,7 @@ impl Daemon {
     pub(crate) fn start() -> Self {
         let folder = TempDir::with_prefix("guestwire-guests-").expect("a temporary folder");
         let mut child = Command::new(env!("CARGO_BIN_EXE_guestwire"))
-            .arg("internal")
+            .args(["internal", "-v"])
             .arg("--socket-path")
             .arg(folder.path().join("net.sock"))
             .stdin(Stdio::null())
