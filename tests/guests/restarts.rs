@@ -5,7 +5,7 @@ use crate::guest::{Guest, Plan, Vmm};
 use crate::traffic::{begin_iperf, begin_lossless, finish_iperf, finish_lossless, iperf, ping, send_data, serve};
 
 /// How long the two others talk, in seconds.
-const WHILE: u32 = 20;
+const WHILE: u32 = 10;
 
 /// Runs `change` on a third guest while two User Mode Linuxes exchange echoes and a TCP stream; then all three reach each other.
 fn while_two_others_talk(vmm: Vmm, change: impl FnOnce(Guest, &mut dyn FnMut() -> Guest) -> Guest) {
