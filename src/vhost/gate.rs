@@ -6,12 +6,13 @@
 //!
 //! The daemon behind the gate always sees one order: features with VHOST_USER_F_PROTOCOL_FEATURES, memory, rings. Real
 //! frontends differ. QEMU enables rings before it sets features: held here, acknowledged, and forwarded behind
-//! SET_FEATURES; the same after RESET_DEVICE. QEMU before 7.2 leaves bit 30 out of SET_FEATURES though it has negotiated
-//! protocol features. A frontend that knows no protocol features never enables a ring: its rings start enabled.
+//! SET_FEATURES; the same after RESET_DEVICE. QEMU before 7.2 leaves bit 30 out of SET_FEATURES though it has
+//! negotiated protocol features. A frontend that knows no protocol features never enables a ring: its rings start
+//! enabled.
 //!
 //! A message that is wrong ends the connection when the frontend and we would disagree about memory or rings from then
-//! on; one that asks for what was not offered is refused and the connection lives, unless the frontend would wait for an
-//! answer that we cannot give.
+//! on; one that asks for what was not offered is refused and the connection lives, unless the frontend would wait for
+//! an answer that we cannot give.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -129,7 +130,8 @@ impl Gate {
             GET_PROTOCOL_FEATURES => empty(&message, PROTOCOL_OFFERED),
             SET_PROTOCOL_FEATURES => self.set_protocol_features(&message),
             // QEMU and DPDK take the answer for pairs, User Mode Linux for rings and refuses to run with fewer than its
-            // pairs have. So it is rings; a frontend that then uses more pairs than there are is told so by ring number.
+            // pairs have. So it is rings; a frontend that then uses more pairs than there are is told so by ring
+            // number.
             GET_QUEUE_NUM => empty(&message, RINGS_MAX as u64),
             GET_MAX_MEM_SLOTS => empty(&message, REGIONS_MAX as u64),
             GET_CONFIG => self.get_config(&message),

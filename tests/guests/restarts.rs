@@ -7,7 +7,8 @@ use crate::traffic::{begin_iperf, begin_lossless, finish_iperf, finish_lossless,
 /// How long the two others talk, in seconds.
 const WHILE: u32 = 10;
 
-/// Runs `change` on a third guest while two User Mode Linuxes exchange echoes and a TCP stream; then all three reach each other.
+/// Runs `change` on a third guest while two User Mode Linuxes exchange echoes and a TCP stream; then all three reach
+/// each other.
 fn while_two_others_talk(vmm: Vmm, change: impl FnOnce(Guest, &mut dyn FnMut() -> Guest) -> Guest) {
     let mut bench = bench();
     let plans = [Plan::new(Vmm::Uml61, 1), Plan::new(Vmm::UmlNew, 2)];
