@@ -184,6 +184,10 @@ impl Port {
     /// Stops ring `index` because the guest broke the rules: one log line, one count, the link down. The kick stays
     /// open until the session stops the ring; nobody listens to it.
     pub(super) fn break_ring(&mut self, index: usize, error: &RingError) {
+        if self.memory_faulted() {
+            // The ring does not lie: zeros stand where it was.
+            return self.break_memory();
+        }
         let next_avail = self.slots[index].next_avail();
         self.slots[index].ring = Ring::Broken { next_avail };
         self.slots[index].polled = false;

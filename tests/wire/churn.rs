@@ -72,7 +72,8 @@ fn a_thousand_ports_come_and_go_and_leave_nothing_and_disturb_nobody() {
     }
     assert!(same(before, after), "before {before:?}, after {after:?}");
     daemon.assert_alive();
-    assert_eq!(daemon.warnings(), Vec::<String>::new());
+    // A port may still be on its way out when the next guest with the same address comes: that is said, and no more.
+    assert!(daemon.warnings().iter().all(|line| line.contains("has the address")), "{:#?}", daemon.warnings());
 }
 
 #[test]
