@@ -20,8 +20,8 @@ pub fn shareable_len(fd: &OwnedFd) -> Result<u64, String> {
     u64::try_from(stat.st_size).map_err(|_| "its file has no size".into())
 }
 
-/// Makes sure that `fd` is something on which an event can be told, an eventfd, a pipe or (User Mode Linux) a socket, and
-/// that telling or reading it never blocks.
+/// Makes sure that `fd` is something on which an event can be told, an eventfd, a pipe or (User Mode Linux) a socket,
+/// and that telling or reading it never blocks.
 ///
 /// # Errors
 /// Says what is wrong with it.

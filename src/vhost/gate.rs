@@ -6,12 +6,13 @@
 //!
 //! The daemon behind the gate always sees one order: features with VHOST_USER_F_PROTOCOL_FEATURES, memory, rings. Real
 //! frontends differ. QEMU enables rings before it sets features: held here, acknowledged, and forwarded behind
-//! SET_FEATURES; the same after RESET_DEVICE. QEMU before 7.2 leaves bit 30 out of SET_FEATURES though it has negotiated
-//! protocol features. A frontend that knows no protocol features never enables a ring: its rings start enabled.
+//! SET_FEATURES; the same after RESET_DEVICE. QEMU before 7.2 leaves bit 30 out of SET_FEATURES though it has
+//! negotiated protocol features. A frontend that knows no protocol features never enables a ring: its rings start
+//! enabled.
 //!
 //! A message that is wrong ends the connection when the frontend and we would disagree about memory or rings from then
-//! on; one that asks for what was not offered is refused and the connection lives, unless the frontend would wait for an
-//! answer that we cannot give.
+//! on; one that asks for what was not offered is refused and the connection lives, unless the frontend would wait for
+//! an answer that we cannot give.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ const VRING_NO_FD: u64 = 0x100;
 /// What becomes of a message.
 #[derive(Debug)]
 pub enum Verdict {
-    /// To be sent to the daemon, in order. The daemon's answer to the first is the frontend's.
+    /// To be sent to the daemon, in order. The daemon's answer to the last is the frontend's.
     Forward(Vec<Message>),
     /// Answered by this body.
     Answer(Vec<u8>),
@@ -58,6 +59,7 @@ pub enum Verdict {
 struct Ring {
     size: u16,
     started: bool,
+    enabled: bool,
     /// An enable or disable that came before SET_FEATURES.
     held: Option<bool>,
 }
@@ -129,7 +131,8 @@ impl Gate {
             GET_PROTOCOL_FEATURES => empty(&message, PROTOCOL_OFFERED),
             SET_PROTOCOL_FEATURES => self.set_protocol_features(&message),
             // QEMU and DPDK take the answer for pairs, User Mode Linux for rings and refuses to run with fewer than its
-            // pairs have. So it is rings; a frontend that then uses more pairs than there are is told so by ring number.
+            // pairs have. So it is rings; a frontend that then uses more pairs than there are is told so by ring
+            // number.
             GET_QUEUE_NUM => empty(&message, RINGS_MAX as u64),
             GET_MAX_MEM_SLOTS => empty(&message, REGIONS_MAX as u64),
             GET_CONFIG => self.get_config(&message),
@@ -163,6 +166,7 @@ impl Gate {
         let mut forward = vec![message];
         for (index, ring) in self.rings.iter_mut().enumerate() {
             let held = ring.held.take().or((!has_protocol).then_some(true));
+            ring.enabled = held.unwrap_or(ring.enabled);
             forward.extend(held.map(|on| enable(index, on)));
         }
         Ok(Verdict::Forward(forward))
@@ -181,6 +185,7 @@ impl Gate {
     fn disable_all(&mut self) -> Verdict {
         for ring in &mut self.rings {
             ring.held = None;
+            ring.enabled = false;
         }
         match self.acked {
             Some(_) => Verdict::Forward((0..RINGS_MAX).map(|index| enable(index, false)).collect()),
@@ -230,7 +235,10 @@ impl Gate {
         }
     }
 
+    /// Changes the memory. User Mode Linux binds a driver anew with a new table, having disabled every ring; it never
+    /// sends GET_VRING_BASE. So rings that run disabled when the whole table is replaced are stopped first.
     fn change_memory(&mut self, mut message: Message) -> Admitted {
+        let mut forward = Vec::new();
         let changes = match message.request {
             SET_MEM_TABLE => self.memory.set(&mut message).map(|()| true)?,
             ADD_MEM_REG => self.memory.add(&message)?,
@@ -239,7 +247,14 @@ impl Gate {
                 self.memory.remove(&message)?
             }
         };
-        Ok(if changes { Verdict::Forward(vec![message]) } else { Verdict::Done })
+        if message.request == SET_MEM_TABLE && !self.rings.iter().any(|ring| ring.enabled) {
+            for (index, ring) in self.rings.iter_mut().enumerate().filter(|(_, ring)| ring.started) {
+                ring.started = false;
+                forward.push(about_ring(GET_VRING_BASE, index, 0));
+            }
+        }
+        forward.push(message);
+        Ok(if changes { Verdict::Forward(forward) } else { Verdict::Done })
     }
 
     fn set_vring_num(&mut self, message: Message) -> Admitted {
@@ -331,6 +346,7 @@ impl Gate {
             self.rings[index].held = Some(on == 1);
             return Ok(Verdict::Done);
         }
+        self.rings[index].enabled = on == 1;
         Ok(Verdict::Forward(vec![message]))
     }
 
@@ -351,8 +367,12 @@ impl Gate {
 }
 
 fn enable(index: usize, on: bool) -> Message {
-    let words = [index as u32, u32::from(on)];
-    Message::new(SET_VRING_ENABLE, words.iter().flat_map(|word| word.to_le_bytes()).collect())
+    about_ring(SET_VRING_ENABLE, index, u32::from(on))
+}
+
+fn about_ring(request: u32, index: usize, value: u32) -> Message {
+    let words = [index as u32, value];
+    Message::new(request, words.iter().flat_map(|word| word.to_le_bytes()).collect())
 }
 
 /// The answer to a question without a body.

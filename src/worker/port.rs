@@ -2,8 +2,8 @@
 //!
 //! Theory of operation. A session's messages change a port between two bursts (see [`crate::ring::mailbox`]). A ring is
 //! started and enabled independently; frames go only to receive rings that are both, on pairs that the guest has
-//! enabled, and [`Port::receivers`] lists those. A ring that lies is `Broken`: nothing touches it until the guest resets
-//! it, that is until the session stops or starts it anew.
+//! enabled, and [`Port::receivers`] lists those. A ring that lies is `Broken`: nothing touches it until the guest
+//! resets it, that is until the session stops or starts it anew.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

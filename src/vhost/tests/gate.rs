@@ -320,6 +320,25 @@ fn a_running_ring_keeps_its_size_and_base() {
 }
 
 #[test]
+fn a_new_table_stops_rings_that_were_all_disabled() {
+    let mut gate = ready();
+    let new = || table(&[(0, 2 * MIB, 0x7000_0000, 0)], 2 * MIB);
+    for index in [0, 1] {
+        forwarded(gate.admit(with_fd(SET_VRING_KICK, u64::from(index), event())));
+        forwarded(gate.admit(pair(SET_VRING_ENABLE, index, 1)));
+    }
+    assert_eq!(names(&forwarded(gate.admit(new()))), ["SET_MEM_TABLE"], "they run");
+    forwarded(gate.admit(pair(SET_VRING_ENABLE, 0, 0)));
+    assert_eq!(names(&forwarded(gate.admit(new()))), ["SET_MEM_TABLE"], "one of them runs");
+    forwarded(gate.admit(pair(SET_VRING_ENABLE, 1, 0)));
+    let sent = forwarded(gate.admit(new()));
+    assert_eq!(names(&sent), ["GET_VRING_BASE", "GET_VRING_BASE", "SET_MEM_TABLE"]);
+    assert_eq!((sent[0].u32_at(0), sent[1].u32_at(0)), (0, 1));
+    forwarded(gate.admit(pair(SET_VRING_NUM, 0, 128)));
+    assert_eq!(names(&forwarded(gate.admit(new()))), ["SET_MEM_TABLE"], "they are stopped");
+}
+
+#[test]
 fn the_configuration_is_read_within_bounds() {
     let read = |offset: u32, size: u32, tail: usize| {
         let mut body = [offset.to_le_bytes(), size.to_le_bytes(), [0; 4]].concat();
