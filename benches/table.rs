@@ -138,7 +138,8 @@ impl<V: Variant> Runner<V> {
         runner
     }
 
-    /// The time that the next `count` frames take. With `seconds_pass`, each pass over the list is in a second of its own.
+    /// The time that the next `count` frames take. With `seconds_pass`, each pass over the list is in a second of its
+    /// own.
     fn run(&mut self, frames: &[Sent], count: usize, seconds_pass: bool) -> Duration {
         let start = Instant::now();
         for _ in 0..count {

@@ -91,6 +91,7 @@ choose_command() {
 
 start_guest() {
     local n=$1 fd
+    : >"$work/guest-$n.console"
     mkfifo "$work/$n.in"
     exec {fd}<>"$work/$n.in"
     inputs[n]=$fd

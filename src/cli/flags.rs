@@ -13,7 +13,8 @@ use crate::config::{
 
 /// Connects virtual machines: a vhost-user network switch.
 ///
-/// VMs attach over vhost-user sockets. guestwire walks their virtio-net rings in place and switches their Ethernet frames. It needs no privileges, no kernel module and no huge pages; a VM's memory must be shared (share=on).
+/// VMs attach over vhost-user sockets. guestwire walks their virtio-net rings in place and switches their Ethernet
+/// frames. It needs no privileges, no kernel module and no huge pages; a VM's memory must be shared (share=on).
 #[derive(Debug, Parser)]
 #[command(
     name = "guestwire",
@@ -86,7 +87,8 @@ impl LogFlags {
 
 /// A network of VMs alone: no host interface, no way out
 ///
-/// Each VM that connects is a port of one learning switch. Nothing else is on the network: no address is given out, no name resolved, and no frame leaves it.
+/// Each VM that connects is a port of one learning switch. Nothing else is on the network: no address is given out, no
+/// name resolved, and no frame leaves it.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_INTERNAL_HELP)]
 pub(super) struct InternalFlags {
@@ -116,17 +118,22 @@ Examples:
 struct AttachFlags {
     /// Listen on PATH; every VM that connects is a new port
     ///
-    /// May be given more than once: all VMs are on the same network. The socket appears ready for use, replaces a stale one, and is removed at the end. PATH.lock keeps a second guestwire from taking the path while this one runs.
-    #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(ListenPath::new), conflicts_with = "fd")]
+    /// May be given more than once: all VMs are on the same network. The socket appears ready for use, replaces a stale
+    /// one, and is removed at the end. PATH.lock keeps a second guestwire from taking the path while this one runs.
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    #[arg(value_parser = OsStringValueParser::new().try_map(ListenPath::new))]
     socket_path: Vec<ListenPath>,
     /// Connect to the VMM that listens on PATH, and again when it is gone
     ///
-    /// May be given more than once. While nobody listens, guestwire tries again after 100 ms, then after twice as long each time up to 1 s, for ever.
-    #[arg(long, value_name = "PATH", value_parser = OsStringValueParser::new().try_map(ConnectPath::new))]
+    /// May be given more than once. While nobody listens, guestwire tries again after 100 ms, then after twice as long
+    /// each time up to 1 s, for ever.
+    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = OsStringValueParser::new().try_map(ConnectPath::new))]
     connect: Vec<ConnectPath>,
     /// Use the Unix socket that was left open as descriptor N
     ///
-    /// It may be listening, and every VM that connects is a new port, or be one VM's connection. May be given more than once. When only connections were given and all have ended, guestwire ends.
+    /// It may be listening, and every VM that connects is a new port, or be one VM's connection. May be given more than
+    /// once. When only connections were given and all have ended, guestwire ends.
     #[arg(long, value_name = "N")]
     fd: Vec<InheritedFd>,
     /// Permissions of the sockets listened on, in octal
@@ -146,12 +153,16 @@ struct AttachFlags {
 struct GuestFlags {
     /// Tell guests to use an MTU of N bytes, 68 to 65535
     ///
-    /// QEMU passes it on to the guest when its device has host_mtu=N. Without this option guests use their own, 1500 as a rule.
+    /// QEMU passes it on to the guest when its device has host_mtu=N. Without this option guests use their own, 1500 as
+    /// a rule.
     #[arg(long, value_name = "N")]
     mtu: Option<Mtu>,
     /// Offloads that guests may use: on, off, or a list such as tso=off,uso=off
     ///
-    /// The list has NAME=on or NAME=off for any of csum (checksums left to the receiver), tso (TCP segments longer than the MTU), uso (the same for UDP) and ecn (ECN marks on long TCP segments). It starts from everything on, or from a first word 'off' from nothing: 'off,csum=on'. tso and uso need csum, ecn needs tso, and they go with it when it is off.
+    /// The list has NAME=on or NAME=off for any of csum (checksums left to the receiver), tso (TCP segments longer than
+    /// the MTU), uso (the same for UDP) and ecn (ECN marks on long TCP segments). It starts from everything on, or from
+    /// a first word 'off' from nothing: 'off,csum=on'. tso and uso need csum, ecn needs tso, and they go with it when
+    /// it is off.
     #[arg(long, value_name = "LIST", default_value = "on")]
     offload: OffloadMask,
 }

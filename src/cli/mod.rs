@@ -25,7 +25,8 @@ pub enum Command {
     PrintCapabilities,
 }
 
-/// What `--print-capabilities` prints (QEMU, `VHostUserBackendCapabilities`). A network back-end has no features to name.
+/// What `--print-capabilities` prints (QEMU, `VHostUserBackendCapabilities`). A network back-end has no features to
+/// name.
 pub const CAPABILITIES: &str = r#"{"type": "net"}"#;
 
 /// The exit code for a command line that makes no sense.
@@ -78,8 +79,8 @@ fn one_line(error: &clap::Error, command: &str) -> String {
     let verbs = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect::<Vec<_>>().join(", ");
     match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            return "error: no network asked for: try 'guestwire internal --socket-path /tmp/lab.sock' or 'guestwire --help'"
-                .into();
+            let example = "guestwire internal --socket-path /tmp/lab.sock";
+            return format!("error: no network asked for: try '{example}', or see 'guestwire --help'");
         }
         ErrorKind::InvalidSubcommand => {
             if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)

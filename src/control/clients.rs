@@ -1,16 +1,14 @@
 //! VMMs that listen, and that we connect to.
 //!
 //! Theory of operation. Each is either connected, and then its port's number is known, or waiting for the moment of the
-//! next attempt. An attempt never blocks. One timer serves all: it runs to the earliest of those moments, and not at all
-//! while every VMM is connected. A VMM that is not there is logged once, not once per attempt.
+//! next attempt. An attempt never blocks. One timer serves all: it runs to the earliest of those moments, and not at
+//! all while every VMM is connected. A VMM that is not there is logged once, not once per attempt.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use crate::sys::socket::connect_now;
 
 /// A VMM that listens.
 #[derive(Debug)]
@@ -53,11 +51,11 @@ impl Clients {
         self.0.iter().filter_map(waiting).min()
     }
 
-    /// Tries all whose moment has come. `attach` makes a port of a connection and returns its number.
-    pub(super) fn try_due(&mut self, now: Instant, mut attach: impl FnMut(UnixStream, &Path) -> io::Result<u32>) {
+    /// Tries all whose moment has come. `connect` makes a connection to a VMM, a port of it, and returns its number.
+    pub(super) fn try_due(&mut self, now: Instant, mut connect: impl FnMut(&Path) -> io::Result<u32>) {
         for client in &mut self.0 {
             if matches!(client.state, State::Waiting { until } if until <= now) {
-                client.attempt(now, &mut attach);
+                client.attempt(now, &mut connect);
             }
         }
     }
@@ -73,8 +71,8 @@ impl Clients {
 }
 
 impl Client {
-    fn attempt(&mut self, now: Instant, attach: &mut impl FnMut(UnixStream, &Path) -> io::Result<u32>) {
-        match connect_now(&self.path).and_then(|stream| attach(stream, &self.path)) {
+    fn attempt(&mut self, now: Instant, connect: &mut impl FnMut(&Path) -> io::Result<u32>) {
+        match connect(&self.path) {
             Ok(port) => {
                 self.missed = false;
                 self.state = State::Connected { port };
@@ -95,31 +93,45 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn refuse(_: &Path) -> io::Result<u32> {
+        Err(io::ErrorKind::ConnectionRefused.into())
+    }
 
     #[test]
     fn a_vmm_is_tried_until_it_is_there_and_again_when_it_is_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("vm.sock");
         let start = Instant::now();
         let mut clients = Clients::default();
-        clients.add(&path, start);
+        clients.add(Path::new("/vm.sock"), start);
         assert_eq!(clients.next_attempt(), Some(start));
-        let mut never = |_: UnixStream, _: &Path| -> io::Result<u32> { panic!("nobody listens") };
-        clients.try_due(start, &mut never);
+        clients.try_due(start, refuse);
         let second = start + Duration::from_millis(100);
         assert_eq!(clients.next_attempt(), Some(second));
-        clients.try_due(second - Duration::from_millis(1), &mut never);
-        assert_eq!(clients.next_attempt(), Some(second), "not due yet");
-        let _listener = UnixListener::bind(&path).unwrap();
-        clients.try_due(second, |_, _| Err(io::ErrorKind::OutOfMemory.into()));
+        clients.try_due(second - Duration::from_millis(1), |_| panic!("not due yet"));
+        clients.try_due(second, refuse);
         let third = second + Duration::from_millis(200);
-        assert_eq!(clients.next_attempt(), Some(third), "no port could be made");
-        clients.try_due(third, |_, _| Ok(7));
+        assert_eq!(clients.next_attempt(), Some(third));
+        clients.try_due(third, |path| Ok(if path == Path::new("/vm.sock") { 7 } else { 8 }));
         assert_eq!(clients.next_attempt(), None);
-        clients.ended(8, Duration::from_secs(5), third);
+        clients.ended(8, SECOND, third);
         assert_eq!(clients.next_attempt(), None, "another port");
-        clients.ended(7, Duration::from_secs(5), third);
+        clients.ended(7, SECOND, third);
         assert_eq!(clients.next_attempt(), Some(third + Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn the_earliest_of_several_is_next() {
+        let start = Instant::now();
+        let mut clients = Clients::default();
+        clients.add(Path::new("/one"), start);
+        clients.try_due(start, refuse);
+        clients.add(Path::new("/two"), start + SECOND);
+        assert_eq!(clients.next_attempt(), Some(start + Duration::from_millis(100)));
+        clients.try_due(start + SECOND * 2, |path| Ok(if path == Path::new("/one") { 1 } else { 2 }));
+        assert_eq!(clients.next_attempt(), None);
+        clients.ended(2, Duration::ZERO, start);
+        assert_eq!(clients.next_attempt(), Some(start + Duration::from_millis(100)));
     }
 }

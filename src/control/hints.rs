@@ -49,7 +49,7 @@ fn on_socket(text: &mut String, network: &Network, path: &Path, macs: &mut Macs)
         text,
         "share=on (shared=on) is what lets guestwire see the VM's memory. reconnect=1 attaches the VM again"
     )?;
-    writeln!(text, "after guestwire was restarted; QEMU 9.2 and later spell it reconnect-ms=1000.\n")
+    writeln!(text, "after guestwire was restarted. From QEMU 9.2 on it is reconnect-ms=1000; QEMU 11 knows no other.\n")
 }
 
 fn at_vmm(text: &mut String, network: &Network, path: &Path, macs: &mut Macs) -> std::fmt::Result {

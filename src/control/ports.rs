@@ -12,10 +12,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::{FDS_PER_PORT, FDS_SPARE};
 use crate::metrics::export::PortReport;
 use crate::ring::mailbox::{Mailbox, PortMailbox, PortShared};
+use crate::switch::PORTS_MAX;
+use crate::sys::rlimit::free_fds;
 use crate::vhost::features::Offer;
 use crate::vhost::session::{self, SessionHandle};
 
@@ -81,6 +85,7 @@ pub(super) struct Ports {
     network: String,
     offer: Offer,
     mailbox: Arc<Mailbox>,
+    nofile_limit: u64,
     macs: Macs,
     live: BTreeMap<u32, LivePort>,
     next: u32,
@@ -88,11 +93,25 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// None yet. Their guests are offered `offer`, and `mailbox` is their worker's.
-    pub(super) fn new(network: String, offer: Offer, mailbox: Arc<Mailbox>) -> io::Result<Self> {
+    /// None yet. Their guests are offered `offer`, `mailbox` is their worker's, and `nofile_limit` the process's limit
+    /// on descriptors.
+    pub(super) fn new(network: String, offer: Offer, mailbox: Arc<Mailbox>, nofile_limit: u64) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let ended = Arc::new(Ended { numbers: Mutex::new(Vec::new()), wake });
-        Ok(Self { network, offer, mailbox, macs: Macs::new(), live: BTreeMap::new(), next: 0, ended })
+        Ok(Self { network, offer, mailbox, nofile_limit, macs: Macs::new(), live: BTreeMap::new(), next: 0, ended })
+    }
+
+    /// Whether one more port can be made. To be asked before a connection is taken: one that has to be dropped again is
+    /// harder on a VMM than one that waits.
+    pub(super) fn room(&self) -> io::Result<()> {
+        if self.live.len() >= PORTS_MAX {
+            return Err(io::Error::other(format!("the network has {PORTS_MAX} ports, the most there can be")));
+        }
+        // As accept(2) fails when none is left, and a little earlier: see `FDS_SPARE`.
+        if free_fds(self.ended_fd(), self.nofile_limit)? < FDS_PER_PORT + FDS_SPARE {
+            return Err(Errno::EMFILE.into());
+        }
+        Ok(())
     }
 
     /// Makes a port of a connection and returns its number. `way_in` is for the log.
@@ -106,7 +125,7 @@ impl Ports {
         let session = session::spawn(stream, shared.clone(), mailbox, self.offer, on_end)?;
         self.next = next;
         self.live.insert(number, LivePort { shared, session, since: Instant::now() });
-        tracing::info!(port = number, network = %self.network, "a VM has connected{way_in}");
+        tracing::info!(port = number, network = self.network.as_str(), "a VM has connected{way_in}");
         Ok(number)
     }
 
@@ -123,7 +142,7 @@ impl Ports {
             // It said that it had ended: this does not wait.
             port.session.join();
             let lasted = port.since.elapsed();
-            tracing::debug!(port = number, network = %self.network, "the port has ended");
+            tracing::debug!(port = number, network = self.network.as_str(), "the port has ended");
             Some(EndedPort { number, lasted, report: PortReport::new(number, true, &port.shared.counters) })
         };
         numbers.into_iter().filter_map(forget).collect()
@@ -137,19 +156,5 @@ impl Ports {
     /// The present figures of all ports, in the order of their numbers.
     pub(super) fn reports(&self) -> impl Iterator<Item = PortReport> + '_ {
         self.live.iter().map(|(&number, port)| PortReport::new(number, false, &port.shared.counters))
-    }
-
-    /// Tells all sessions to end.
-    pub(super) fn shutdown(&self) {
-        self.live.values().for_each(|port| port.session.shutdown());
-    }
-
-    /// Gives up on the sessions that have not ended; the end of the process takes them along. Returns how many.
-    pub(super) fn abandon(&mut self) -> usize {
-        let left = std::mem::take(&mut self.live);
-        let count = left.len();
-        // Dropping them might wait for what we are not going to wait for.
-        left.into_values().for_each(std::mem::forget);
-        count
     }
 }

@@ -69,15 +69,16 @@ struct Inherited {
 /// Starts everything; what has been started is undone when something cannot be.
 pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
     // First of all: a descriptor that we open could get the number of one that our parent forgot to leave open.
-    let inherited = inherit_all(&config.network)?;
+    let network = &config.network;
+    let inherited = inherit_all(network)?;
     let signals =
         Signals::block(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).map_err(failed("wait for signals"))?;
     let nofile_limit = raise_limit();
-    tracing::info!(network = %config.network.name, offloads = %config.network.offload, "{}", mode::summary(&config.network));
-    let statistics = config.stats.as_ref().map(|stats| open_statistics(&config.network, stats)).transpose()?;
+    tracing::info!(network = network.name.as_str(), offloads = %network.offload, "{}", mode::summary(network));
+    let statistics = config.stats.as_ref().map(|stats| open_statistics(network, stats)).transpose()?;
     let mut supervisor =
-        Supervisor::new(&config.network, signals, nofile_limit, statistics).map_err(failed("wait for events"))?;
-    for door in bind_all(&config.network)?.into_iter().chain(inherited.doors) {
+        Supervisor::new(network, signals, nofile_limit, statistics).map_err(failed("wait for events"))?;
+    for door in bind_all(network)?.into_iter().chain(inherited.doors) {
         supervisor.add_door(door).map_err(failed("wait for VMs"))?;
     }
     for (number, stream) in inherited.streams {

@@ -8,11 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
 
+use super::RESUME_AFTER;
 use super::clients::Clients;
 use super::listeners::{Door, Listeners};
 use super::ports::Ports;
@@ -20,19 +18,17 @@ use super::source::Source;
 use super::start::{StartError, failed};
 use super::statistics::Statistics;
 use super::timer::Timer;
-use super::{RESUME_AFTER, SESSIONS_END_MAX};
 use crate::config::Network;
+use crate::sys::poller::{Poller, Trigger};
 use crate::sys::signals::Signals;
+use crate::sys::socket::connect_now;
 use crate::vhost::features::Offer;
 use crate::worker::{Worker, WorkerHandle};
-
-/// Events taken from epoll at a time.
-const EVENTS_PER_WAIT: usize = 32;
 
 /// Everything that the main thread owns.
 #[derive(Debug)]
 pub(super) struct Supervisor {
-    epoll: Epoll,
+    poller: Poller,
     signals: Signals,
     listeners: Listeners,
     clients: Clients,
@@ -54,11 +50,11 @@ impl Supervisor {
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
         let worker = Worker::spawn("worker-0", seed)?;
-        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), worker.mailbox())?;
+        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), worker.mailbox(), nofile_limit)?;
         let supervisor = Self {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            poller: Poller::new()?,
             signals,
-            listeners: Listeners::new(nofile_limit),
+            listeners: Listeners::default(),
             clients: Clients::default(),
             ports,
             worker,
@@ -77,12 +73,12 @@ impl Supervisor {
     }
 
     fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.token()))?)
+        self.poller.add(fd, Trigger::Level, source.token())
     }
 
     /// Adds a socket on which VMs connect.
     pub(super) fn add_door(&mut self, door: Door) -> io::Result<()> {
-        self.listeners.add(door, &self.epoll)
+        self.listeners.add(door, &self.poller)
     }
 
     /// Adds a VMM that listens.
@@ -104,15 +100,10 @@ impl Supervisor {
 
     fn run_loop(&mut self) -> io::Result<()> {
         self.try_clients()?;
-        let mut events = [EpollEvent::empty(); EVENTS_PER_WAIT];
+        let mut ready = Vec::new();
         loop {
-            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => continue,
-                Err(e) => return Err(e.into()),
-            };
-            for event in &events[..count] {
-                let Some(source) = Source::from_token(event.data()) else { continue };
+            self.poller.wait(-1, |token| ready.push(token))?;
+            for source in ready.drain(..).filter_map(Source::from_token) {
                 if self.handle(source)?.is_break() {
                     return Ok(());
                 }
@@ -127,7 +118,7 @@ impl Supervisor {
             Source::Listener(index) => self.accept(index)?,
             Source::ResumeTimer => {
                 self.resume.take()?;
-                self.listeners.resume(&self.epoll);
+                self.listeners.resume(&self.poller);
                 self.rest_paused()?;
             }
             Source::RetryTimer => {
@@ -164,7 +155,7 @@ impl Supervisor {
                 statistics.ended(&port, &self.ports);
             }
         }
-        self.listeners.resume(&self.epoll);
+        self.listeners.resume(&self.poller);
         self.rest_paused()?;
         self.set_retry(now)?;
         if self.ports.is_empty() && self.listeners.is_empty() && self.clients.is_empty() {
@@ -175,8 +166,7 @@ impl Supervisor {
     }
 
     fn accept(&mut self, index: u32) -> io::Result<()> {
-        let ports = &mut self.ports;
-        self.listeners.accept(index, &self.epoll, |stream| ports.attach(stream, ""))?;
+        self.listeners.accept(index, &self.poller, &mut self.ports);
         self.rest_paused()
     }
 
@@ -188,7 +178,10 @@ impl Supervisor {
     fn try_clients(&mut self) -> io::Result<()> {
         let ports = &mut self.ports;
         let now = Instant::now();
-        self.clients.try_due(now, |stream, path| ports.attach(stream, &format!(" at {}", path.display())));
+        self.clients.try_due(now, |path| {
+            ports.room()?;
+            ports.attach(connect_now(path)?, &format!(" at {}", path.display()))
+        });
         self.set_retry(now)
     }
 
@@ -200,32 +193,15 @@ impl Supervisor {
         }
     }
 
-    /// Ends everything, in the order in which VMMs take it best: nobody new comes in, then sessions end.
+    /// Ends what has to end in order: nobody new comes in, no guest's memory is touched any more, and only then do the
+    /// connections close. That is left to the end of the process: to wake a thousand sessions for it takes longer, and
+    /// nothing of theirs outlives the process.
     fn finish(self) {
-        let Self { listeners, mut ports, worker, mut statistics, .. } = self;
+        let Self { listeners, ports, worker, statistics, .. } = self;
         drop(listeners);
-        ports.shutdown();
-        let deadline = Instant::now() + SESSIONS_END_MAX;
-        while !ports.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(timeout) = PollTimeout::try_from(left) else { break };
-            let ready = poll(&mut [PollFd::new(ports.ended_fd(), PollFlags::POLLIN)], timeout);
-            for port in ports.take_ended() {
-                if let Some(statistics) = &mut statistics {
-                    statistics.ended(&port, &ports);
-                }
-            }
-            if ready == Ok(0) {
-                break;
-            }
-        }
+        worker.stop();
         if let Some(statistics) = statistics {
             statistics.finish(&ports);
-        }
-        worker.stop();
-        let abandoned = ports.abandon();
-        if abandoned > 0 {
-            tracing::warn!(ports = abandoned, "sessions have not ended in time; leaving them behind");
         }
     }
 }

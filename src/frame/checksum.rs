@@ -9,7 +9,8 @@ pub struct PartialChecksum {
     pub offset: u16,
 }
 
-/// The ones' complement sum of `bytes`, folded to 16 bits, on top of `initial`. An odd last byte counts as the high one.
+/// The ones' complement sum of `bytes`, folded to 16 bits, on top of `initial`. An odd last byte counts as the high
+/// one.
 #[inline]
 pub fn sum(bytes: &[u8], initial: u16) -> u16 {
     let (words, rest) = bytes.as_chunks::<8>();

@@ -7,8 +7,8 @@ use super::ethernet::HEADER_LEN;
 use super::ip::{self, Layers, TCP, UDP, Version};
 use super::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader};
 
-/// Segments that one super-frame may stand for. Linux sends at most 65,536 / 48 of TCP and 128 of UDP; without a bound a
-/// guest could have us make 65,000 frames of one.
+/// Segments that one super-frame may stand for. Linux sends at most 65,536 / 48 of TCP and 128 of UDP; without a bound
+/// a guest could have us make 65,000 frames of one.
 pub const SEGMENTS_MAX: usize = 2048;
 /// Where the checksum is in a TCP header.
 const TCP_CHECKSUM: u16 = 16;

@@ -1,7 +1,7 @@
 //! Cutting a super-frame into segments, as a NIC would (TSO, USO).
 //!
-//! Each segment gets a copy of the headers, with the lengths, the IPv4 identification, the TCP sequence number and flags
-//! and the checksums that it must have. The transport's checksum field of the super-frame holds the sum of its
+//! Each segment gets a copy of the headers, with the lengths, the IPv4 identification, the TCP sequence number and
+//! flags and the checksums that it must have. The transport's checksum field of the super-frame holds the sum of its
 //! pseudo-header; a segment's differs in the length alone, so it is derived from that one. The addresses are not looked
 //! at, and routing headers, which make the final destination another than the IP header's, need no care.
 
@@ -17,8 +17,8 @@ const TCP_FLAG_CWR: u8 = 0x80;
 #[derive(Debug, Default)]
 pub struct Scratch(Vec<u8>);
 
-/// Cuts `frame`, which [`super::offload::validate`] has judged to be `gso`, and hands each segment to `emit` with what is
-/// left to do to it: nothing, or with `partial` its checksum.
+/// Cuts `frame`, which [`super::offload::validate`] has judged to be `gso`, and hands each segment to `emit` with what
+/// is left to do to it: nothing, or with `partial` its checksum.
 pub fn segment(frame: &[u8], gso: &Gso, partial: bool, scratch: &mut Scratch, emit: &mut dyn FnMut(&[u8], Offload)) {
     let Some((headers, payload)) = frame.split_at_checked(usize::from(gso.payload)) else { return };
     let Some(pseudo) = pseudo_without_length(frame, gso) else { return };

@@ -89,8 +89,6 @@ counters! {
     DropRxTooBig => "drop_rx_too_big",
     /// Frames for the guest dropped: the guest's receive mode, MAC table or VLAN table refuses them.
     DropRxFiltered => "drop_rx_filtered",
-    /// Frames for the guest dropped: the guest cannot take the offload and it cannot be undone in software.
-    DropRxOffload => "drop_rx_offload",
     /// Frames for the guest dropped: its memory or its ring failed while they were being copied.
     DropRxFault => "drop_rx_fault",
 

@@ -7,7 +7,7 @@ use super::copy::{Bytes, scatter};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
-use super::notify::signal;
+use super::notify::{signal, take_call};
 use super::split::{RingOptions, SplitRing};
 
 /// The longest command in bytes: a MAC table of several thousand addresses.
@@ -21,12 +21,12 @@ pub struct ControlRing {
 }
 
 impl ControlRing {
-    /// Starts a ring; takes the call descriptor out of `setup`.
+    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once.
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.
     pub fn new(mem: Arc<GuestMem>, setup: &mut RingSetup, options: RingOptions) -> Result<Self, RingError> {
-        Ok(Self { ring: SplitRing::new(mem, setup, options)?, call: setup.call.take() })
+        Ok(Self { ring: SplitRing::new(mem, setup, options)?, call: take_call(setup) })
     }
 
     /// Serves the next command: `serve` gets its bytes and returns the answer, which is written to the guest. Returns

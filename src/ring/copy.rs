@@ -1,8 +1,8 @@
 //! Copies between guests, and between a guest and private memory. The only place where frame bytes move.
 //!
-//! Invariant: each byte of a frame is read from its sender's memory once. The first bytes (`head`) are read into private
-//! memory when the frame is taken, judged there and written to the receiver from there, so a guest that rewrites a
-//! frame while we forward it cannot have one header judged and another delivered.
+//! Invariant: each byte of a frame is read from its sender's memory once. The first bytes (`head`) are read into
+//! private memory when the frame is taken, judged there and written to the receiver from there, so a guest that
+//! rewrites a frame while we forward it cannot have one header judged and another delivered.
 
 use super::memory::Span;
 
@@ -92,8 +92,8 @@ pub(super) fn skip_front(spans: &mut [Span], first: &mut usize, mut n: usize) {
     }
 }
 
-/// Writes `header` and then `bytes` into `to`, in order. `to` must hold at least as many bytes; what does not fit is not
-/// written.
+/// Writes `header` and then `bytes` into `to`, in order. `to` must hold at least as many bytes; what does not fit is
+/// not written.
 #[inline]
 pub(super) fn scatter(header: &[u8], bytes: &Bytes<'_>, to: &[Span]) {
     let mut cursor = Cursor { to, offset: 0 };

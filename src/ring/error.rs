@@ -71,7 +71,8 @@ pub enum RingError {
     /// A receive buffer cannot even hold the virtio-net header.
     #[error("a receive buffer of {0} bytes is shorter than the virtio-net header")]
     ReceiveBufferRunt(u64),
-    /// The receive buffers are so small that one frame would need more than [`super::rx::FRAME_DESCRIPTORS_MAX`] of them.
+    /// The receive buffers are so small that one frame would need more than [`super::rx::FRAME_DESCRIPTORS_MAX`] of
+    /// them.
     #[error("a frame would need more than {max} receive descriptors", max = super::rx::FRAME_DESCRIPTORS_MAX)]
     ReceiveBuffersTiny,
     /// A control queue chain without room for the answer, or with more data than any command has.

@@ -1,11 +1,11 @@
 //! How a session and the worker that owns its port speak to each other.
 //!
-//! Theory of operation. A vhost-user session runs in threads of its own and may stall for as long as its frontend likes;
-//! a worker must not. So a session never touches a ring: it posts a [`Message`] to the worker's [`Mailbox`] and waits.
-//! The worker takes messages between two bursts, when it holds no pointer into any guest's memory, applies them and
-//! answers. When [`PortMailbox::post`] returns, the worker has therefore passed a quiescent point: after `Memory` it no
-//! longer uses the memory before, after `RingStop`, `RingEnable { on: false }` and `Detach` it no longer touches the
-//! ring. That is what a session must know before it acknowledges the message that caused the change.
+//! Theory of operation. A vhost-user session runs in threads of its own and may stall for as long as its frontend
+//! likes; a worker must not. So a session never touches a ring: it posts a [`Message`] to the worker's [`Mailbox`] and
+//! waits. The worker takes messages between two bursts, when it holds no pointer into any guest's memory, applies them
+//! and answers. When [`PortMailbox::post`] returns, the worker has therefore passed a quiescent point: after `Memory`
+//! it no longer uses the memory before, after `RingStop`, `RingEnable { on: false }` and `Detach` it no longer touches
+//! the ring. That is what a session must know before it acknowledges the message that caused the change.
 //!
 //! Towards the session there is [`PortShared`]: counters and device status that both may read, and an eventfd that
 //! tells the session's gate of a change that the frontend should hear of.

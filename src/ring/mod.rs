@@ -24,3 +24,6 @@ pub use split::{QUEUE_SIZE_MAX, RingOptions};
 pub use tx::{
     BURST_BYTES_MAX, BURST_DESCRIPTORS_MAX, BURST_FRAMES_MAX, Burst, FRAME_LEN_MAX, HEAD_MAX, TxRing, VNET_HEADER_READ,
 };
+
+#[cfg(test)]
+mod tests;

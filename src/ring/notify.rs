@@ -2,6 +2,15 @@
 
 use std::os::fd::OwnedFd;
 
+use super::mailbox::RingSetup;
+
+/// Takes the call descriptor out of the description of a ring that starts, and interrupts the guest by it: an interrupt
+/// that was lost with whoever served the ring before would otherwise be waited for for ever.
+pub(super) fn take_call(setup: &mut RingSetup) -> Option<OwnedFd> {
+    signal(setup.call.as_ref());
+    setup.call.take()
+}
+
 /// Writes to `fd` what an eventfd takes as one event. Returns whether it was told.
 ///
 /// Never blocks: the gate has made the descriptor non-blocking. A counter or pipe that is full has been told already; a

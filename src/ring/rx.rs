@@ -7,7 +7,7 @@ use super::copy::{Bytes, scatter};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
-use super::notify::signal;
+use super::notify::{signal, take_call};
 use super::split::{Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
 
 /// Descriptors that one frame may fill. The longest frame in the smallest sensible buffers, 64 bytes, needs half of it.
@@ -58,8 +58,9 @@ pub struct RxRing {
 unsafe impl Send for RxRing {}
 
 impl RxRing {
-    /// Starts a ring; takes the call descriptor out of `setup`. `header_len` is the length of the virtio-net header in bytes, 10 or 12; `mergeable` says that a
-    /// frame may fill several buffers (VIRTIO_NET_F_MRG_RXBUF).
+    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the
+    /// length of the virtio-net header in
+    /// bytes, 10 or 12; `mergeable` says that a frame may fill several buffers (VIRTIO_NET_F_MRG_RXBUF).
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.
@@ -76,7 +77,7 @@ impl RxRing {
         let (spans, chains) = (Vec::new(), Vec::new());
         Ok(Self {
             ring,
-            call: setup.call.take(),
+            call: take_call(setup),
             header_len,
             mergeable,
             spans,
@@ -87,8 +88,8 @@ impl RxRing {
         })
     }
 
-    /// Copies one frame into the guest's buffers, behind `header`, whose `num_buffers` is filled in here. The guest sees
-    /// it after [`Self::flush`], or earlier.
+    /// Copies one frame into the guest's buffers, behind `header`, whose `num_buffers` is filled in here. The guest
+    /// sees it after [`Self::flush`], or earlier.
     ///
     /// # Errors
     /// [`Refusal`]; the guest's buffers are untouched then.
@@ -124,9 +125,10 @@ impl RxRing {
             if taken > 0 && !self.mergeable {
                 return Err(Refusal::TooBig);
             }
-            if taken == available || self.is_starved(available, need) {
+            if taken >= available || self.is_starved(available, need) {
+                // May be less than before: the guest can take back what was seen.
                 available = self.ring.refresh()?;
-                if taken == available || self.is_starved(available, need) {
+                if taken >= available || self.is_starved(available, need) {
                     let least = self.starved.filter(|s| s.0 == available).map_or(need, |s| s.1.min(need));
                     self.starved = Some((available, least));
                     return Err(Refusal::NoBuffer);

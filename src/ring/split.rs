@@ -1,9 +1,9 @@
 //! The split virtqueue (virtio 1.3, 2.7) seen from the device, on raw pointers.
 //!
-//! Theory of operation. The ring's three areas are checked when the ring starts and whenever the guest's memory changes:
-//! each lies aligned inside one region, so every later access is an offset inside it. The guest may write anything
-//! there at any time, so each field is read exactly once, volatile, into a local copy that is checked and then used. A
-//! lie is a [`RingError`]: the caller stops the ring; we never try the same entry again.
+//! Theory of operation. The ring's three areas are checked when the ring starts and whenever the guest's memory
+//! changes: each lies aligned inside one region, so every later access is an offset inside it. The guest may write
+//! anything there at any time, so each field is read exactly once, volatile, into a local copy that is checked and then
+//! used. A lie is a [`RingError`]: the caller stops the ring; we never try the same entry again.
 //!
 //! Indexes are free-running 16-bit numbers. `next_avail` counts what we have taken, `next_used` what we have given
 //! back; the used index that the guest sees is published once for many entries by [`SplitRing::publish`].

@@ -7,7 +7,7 @@ use super::copy::{Bytes, skip_front, take_front};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
-use super::notify::signal;
+use super::notify::{signal, take_call};
 use super::split::{Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
 
 /// Frames in a burst.
@@ -91,7 +91,7 @@ impl Burst {
         &self.vnets[i]
     }
 
-    /// A private copy of frame `i`'s first bytes.
+    /// A private copy of frame `i`'s first bytes. Empty for a frame that is too long.
     #[inline]
     pub fn head(&self, i: usize) -> &[u8] {
         &self.heads[i][..usize::from(self.frames[i].head_len)]
@@ -134,8 +134,9 @@ pub struct TxRing {
 }
 
 impl TxRing {
-    /// Starts a ring; takes the call descriptor out of `setup`. `header_len` is the length of the virtio-net header in bytes; it is looked at only with
-    /// `read_header`, that is when the guest has an offload to ask for.
+    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the
+    /// length of the virtio-net header in
+    /// bytes; it is looked at only with `read_header`, that is when the guest has an offload to ask for.
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.
@@ -147,7 +148,7 @@ impl TxRing {
         read_header: bool,
     ) -> Result<Self, RingError> {
         let ring = SplitRing::new(mem, setup, options)?;
-        Ok(Self { ring, call: setup.call.take(), header_len, read_header })
+        Ok(Self { ring, call: take_call(setup), header_len, read_header })
     }
 
     /// Takes up to a burst of frames. The burst is empty when nothing is available.
@@ -197,10 +198,9 @@ impl TxRing {
         let len = (total as usize).saturating_sub(self.header_len);
         // Any offload sets `flags` or `gso_type`, and then the headers up to the transport's are needed.
         let head_max = if vnet[0] | vnet[1] == 0 { HEAD_PLAIN } else { HEAD_MAX };
-        let head_len = len.min(head_max);
-        if len <= FRAME_LEN_MAX {
-            take_front(&mut burst.spans, &mut first, &mut burst.heads[i][..head_len]);
-        }
+        // Nothing of a frame that is too long is looked at; what is left of the frame before must not be either.
+        let head_len = if len <= FRAME_LEN_MAX { len.min(head_max) } else { 0 };
+        take_front(&mut burst.spans, &mut first, &mut burst.heads[i][..head_len]);
         burst.frames.push(Frame {
             descriptor,
             head_len: head_len as u16,

@@ -1,19 +1,19 @@
 //! The filtering database (IEEE 802.1Q 8.8): which address is behind which port.
 //!
 //! Theory of operation. All entries are in one [`Table`]; each is also in the [`Share`] of the port it is behind, and
-//! these are the invariants: an entry's value names a present port and the node of its key there, and every node's key has
-//! an entry that names it. A present port is one that has a share; removing it removes what it learned, so an answer is
-//! never a port that is gone.
+//! these are the invariants: an entry's value names a present port and the node of its key there, and every node's key
+//! has an entry that names it. A present port is one that has a share; removing it removes what it learned, so an
+//! answer is never a port that is gone.
 //!
 //! A share holds at most [`ADDRESSES_PER_PORT_MAX`](super::ADDRESSES_PER_PORT_MAX) addresses. A new one then replaces
 //! the port's own oldest, which is counted as evicted. So what a port can know depends on its own traffic alone, and
-//! the work and memory it can cause have a bound. Only one act of a port reaches another's share: sending from an address
-//! that the other has, which takes over that one address.
+//! the work and memory it can cause have a bound. Only one act of a port reaches another's share: sending from an
+//! address that the other has, which takes over that one address.
 //!
-//! Nothing runs on a timer. An entry that was last seen more than [`AGE_MAX_S`] seconds ago is treated as absent wherever
-//! it is met, and its room is used for the next new address of its port: the oldest of a share is looked at before the
-//! share grows. The time stamp of an address, and its place in the share, are written once a second at most; a
-//! frame from an address that was already seen in this second reads one cache line of the table and writes none.
+//! Nothing runs on a timer. An entry that was last seen more than [`AGE_MAX_S`] seconds ago is treated as absent
+//! wherever it is met, and its room is used for the next new address of its port: the oldest of a share is looked at
+//! before the share grows. The time stamp of an address, and its place in the share, are written once a second at most;
+//! a frame from an address that was already seen in this second reads one cache line of the table and writes none.
 
 use super::PortId;
 use super::key::{Hasher, Key};

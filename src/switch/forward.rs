@@ -93,8 +93,8 @@ impl Switch {
     }
 
     /// Addresses that take up room in the port's share, at most
-    /// [`ADDRESSES_PER_PORT_MAX`](super::ADDRESSES_PER_PORT_MAX). Expired ones are among them until a new address of the
-    /// port needs their room.
+    /// [`ADDRESSES_PER_PORT_MAX`](super::ADDRESSES_PER_PORT_MAX). Expired ones are among them until a new address of
+    /// the port needs their room.
     pub fn address_count(&self, port: PortId) -> usize {
         self.fdb.address_count(port)
     }

@@ -42,13 +42,13 @@ impl Hash {
 /// A hash function out of a family that the seed chooses from.
 ///
 /// Guests choose keys, so the places of keys must not be theirs to choose. The first step is Dietzfelbinger's
-/// multiply-shift with a secret factor and addend of 128 bits, which is strongly universal: two different keys, whichever
-/// they are, collide as rarely as random ones. That promise is for pairs; keys in arithmetic progression, as a
-/// guest would count them up, may still bunch. The second step, the two halves of a product with another secret folded
-/// onto each other, is not linear and breaks progressions up. Both together are four multiplications; SipHash-1-3 would
-/// be the textbook's answer and takes longer than all the rest of a verdict. What it would add, safety from a guest that
-/// sees hashes, is not needed: none is ever shown, and one that guesses them from timing gains a search of bounded
-/// length in the table.
+/// multiply-shift with a secret factor and addend of 128 bits, which is strongly universal: two different keys,
+/// whichever they are, collide as rarely as random ones. That promise is for pairs; keys in arithmetic progression, as
+/// a guest would count them up, may still bunch. The second step, the two halves of a product with another secret
+/// folded onto each other, is not linear and breaks progressions up. Both together are four multiplications;
+/// SipHash-1-3 would be the textbook's answer and takes longer than all the rest of a verdict. What it would add,
+/// safety from a guest that sees hashes, is not needed: none is ever shown, and one that guesses them from timing gains
+/// a search of bounded length in the table.
 #[derive(Clone, Debug)]
 pub(super) struct Hasher {
     factor: u128,

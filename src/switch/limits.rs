@@ -19,8 +19,8 @@ pub const FLOOD_COPIES_PER_BURST_MAX: u32 = 4096;
 /// Copies beyond the first that the frames of one port make within a second of the caller's clock.
 pub const FLOOD_COPIES_PER_SECOND_MAX: u32 = 1 << 18;
 
-// The largest network floods several frames of a burst, one of 255 ports 16, one of 128 every frame of a burst of 32; and
-// a second is many bursts.
+// The largest network floods several frames of a burst, one of 255 ports 16, one of 128 every frame of a burst of 32;
+// and a second is many bursts.
 const _: () = assert!(FLOOD_COPIES_PER_BURST_MAX as usize >= 4 * (super::PORTS_MAX - 2));
 const _: () = assert!(FLOOD_COPIES_PER_BURST_MAX >= 16 * (255 - 2) && FLOOD_COPIES_PER_BURST_MAX >= 32 * (128 - 2));
 const _: () = assert!(FLOOD_COPIES_PER_SECOND_MAX >= 32 * FLOOD_COPIES_PER_BURST_MAX);

@@ -1,9 +1,9 @@
 //! Where a frame goes: a learning Ethernet switch as pure logic.
 //!
 //! Theory of operation. The caller has a frame's first bytes in private memory and asks [`Switch::forward`] what to do
-//! with it; the answer is a [`Verdict`] and nothing has been sent. There is no descriptor, socket or clock in here: ports
-//! are numbers, time is what [`Switch::begin_burst`] was told, and every state can be reached in a test by calling
-//! methods.
+//! with it; the answer is a [`Verdict`] and nothing has been sent. There is no descriptor, socket or clock in here:
+//! ports are numbers, time is what [`Switch::begin_burst`] was told, and every state can be reached in a test by
+//! calling methods.
 //!
 //! A frame passes these steps, and the first one that ends it names the verdict:
 //!
@@ -11,21 +11,22 @@
 //!    ([`Counter::DropTxBadSource`]), not to a group that stays on its link ([`Counter::DropTxReserved`]). A frame that
 //!    fails here teaches nothing.
 //! 2. Its source address is learned on the port it came from, for its VLAN alone (IEEE 802.1Q 8.7, independent VLAN
-//!    learning). Frames without a tag and frames with a priority tag (VLAN id 0) are one VLAN. Only the tag of a customer
-//!    VLAN (type 0x8100) counts; a frame with a service tag is, as 802.1Q has it for a customer bridge, untagged.
+//!    learning). Frames without a tag and frames with a priority tag (VLAN id 0) are one VLAN. Only the tag of a
+//!    customer VLAN (type 0x8100) counts; a frame with a service tag is, as 802.1Q has it for a customer bridge,
+//!    untagged.
 //! 3. A destination that is known goes to its port ([`Verdict::Forward`]), unless that is where the frame came from
 //!    ([`Counter::DropTxHairpin`]).
 //! 4. Everything else goes to all other ports ([`Verdict::Flood`]), if there are any ([`Counter::DropTxAlone`]) and the
 //!    sender has not used up what it may flood ([`Counter::DropTxFloodLimit`], see `limits.rs`).
 //!
 //! Guests choose the addresses, so each structure is built for the guest that chooses the worst ones. `fdb.rs` gives
-//! every port a share of its own, out of which no other port can push it; `table.rs` keeps all entries in one hash table
-//! with a key that guests do not know, and no operation on it takes longer than a small constant. Nothing is freed or
-//! moved in bulk while frames flow: the only step whose length depends on a guest is the removal of its port, which
-//! forgets at most [`ADDRESSES_PER_PORT_MAX`] addresses.
+//! every port a share of its own, out of which no other port can push it; `table.rs` keeps all entries in one hash
+//! table with a key that guests do not know, and no operation on it takes longer than a small constant. Nothing is
+//! freed or moved in bulk while frames flow: the only step whose length depends on a guest is the removal of its port,
+//! which forgets at most [`ADDRESSES_PER_PORT_MAX`] addresses.
 //!
-//! What learning cannot give is authenticity. An address belongs to whoever used it last, at once, because that is how a
-//! migrated VM gets its traffic back; so a guest that sends with its neighbour's address receives the neighbour's
+//! What learning cannot give is authenticity. An address belongs to whoever used it last, at once, because that is how
+//! a migrated VM gets its traffic back; so a guest that sends with its neighbour's address receives the neighbour's
 //! traffic until the neighbour sends again, and two guests (or one that bridges two of its ports) can make an address
 //! flap with every frame. A flap costs what learning an address costs, takes no memory, and moves only the addresses
 //! that both sides use; [`Switch::take_moves`] counts them so that the fight can be seen. Refusing a guest addresses

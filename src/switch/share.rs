@@ -1,16 +1,16 @@
 //! One port's share of the table: which entries are its own, and which of them is the oldest.
 //!
-//! Theory of operation. The share is a list in the order in which its addresses were last seen, kept in one vector whose
-//! elements name their neighbours by index. An entry of the table names its node here, a node names the entry's key, so
-//! each is found from the other without a search. The list is what makes a guest that sends from ever new addresses harm
-//! itself alone: when the share is full, the address to give up is its own oldest, found at once.
+//! Theory of operation. The share is a list in the order in which its addresses were last seen, kept in one vector
+//! whose elements name their neighbours by index. An entry of the table names its node here, a node names the entry's
+//! key, so each is found from the other without a search. The list is what makes a guest that sends from ever new
+//! addresses harm itself alone: when the share is full, the address to give up is its own oldest, found at once.
 //!
-//! Addresses move to the new end at most once a second (when their time stamp changes), so within one second the order is
-//! that of first sight. Stamps therefore never fall from the old end to the new one, and the oldest node tells whether
-//! anything at all in the share has expired.
+//! Addresses move to the new end at most once a second (when their time stamp changes), so within one second the order
+//! is that of first sight. Stamps therefore never fall from the old end to the new one, and the oldest node tells
+//! whether anything at all in the share has expired.
 //!
-//! The vector grows as addresses come, by doubling, and keeps free nodes in a list of their own. A port without addresses
-//! has none.
+//! The vector grows as addresses come, by doubling, and keeps free nodes in a list of their own. A port without
+//! addresses has none.
 
 use super::key::Key;
 

@@ -1,9 +1,9 @@
 //! The hash table that holds the entries of all ports.
 //!
 //! Theory of operation. An entry is in one of two buckets, which its key's hash names (cuckoo hashing); a bucket is one
-//! cache line of four entries. So a look-up reads two lines at most, and almost always one, because an entry goes to its
-//! first bucket if that has room. There are no chains and no probe sequences, so removing an entry empties its slot and
-//! leaves nothing behind that could slow later look-ups.
+//! cache line of four entries. So a look-up reads two lines at most, and almost always one, because an entry goes to
+//! its first bucket if that has room. There are no chains and no probe sequences, so removing an entry empties its slot
+//! and leaves nothing behind that could slow later look-ups.
 //!
 //! An entry whose two buckets are full makes room: [`Table::path_to_room`] searches breadth first for a short row of
 //! entries that can each step to their other bucket, and looks at [`SEARCH_BUCKETS_MAX`] buckets at most. At the fill
@@ -16,8 +16,8 @@
 //! `n + 1` bits, or to `n` if no such bucket exists yet. A new bucket takes its entries from exactly one old one. So no
 //! insertion moves more than a path and one bucket's entries, and there is never a moment at which the whole table is
 //! moved while frames wait. Buckets are allocated in segments of a page, the first one with the first entry. The table
-//! does not shrink when entries go; it is released when a port goes and leaves no entries, and its size is bounded by what
-//! all ports' shares once held at the same time.
+//! does not shrink when entries go; it is released when a port goes and leaves no entries, and its size is bounded by
+//! what all ports' shares once held at the same time.
 
 use super::PORTS_MAX;
 use super::key::{Hash, Hasher, Key};
@@ -32,8 +32,8 @@ const SEGMENT_BUCKETS: usize = 64;
 /// Buckets at most. Every port's share fits in at the fill that [`Table::insert`] keeps.
 const BUCKETS_MAX: usize = 1 << 21;
 
-/// The fill above which an insertion adds a bucket, as a part of the slots: one half. With more, fewer entries are in the
-/// first of their buckets.
+/// The fill above which an insertion adds a bucket, as a part of the slots: one half. With more, fewer entries are in
+/// the first of their buckets.
 const FILL_MAX: (usize, usize) = (1, 2);
 
 /// Buckets that one search for room looks at.

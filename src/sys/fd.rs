@@ -88,8 +88,8 @@ impl fmt::Display for NoEvent {
     }
 }
 
-/// Makes sure that `fd` is something on which an event can be told, an eventfd, a pipe or (User Mode Linux) a socket, and
-/// that telling or reading it never blocks.
+/// Makes sure that `fd` is something on which an event can be told, an eventfd, a pipe or (User Mode Linux) a socket,
+/// and that telling or reading it never blocks.
 ///
 /// # Errors
 /// Says what is wrong with it.

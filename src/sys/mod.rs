@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod fd;
+pub mod malloc;
 pub mod poller;
 pub mod rlimit;
 pub mod sigbus;

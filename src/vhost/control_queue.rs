@@ -1,8 +1,8 @@
 //! The control queue's commands (virtio 1.3, 5.1.6.5): pure; the ring is read elsewhere.
 //!
-//! Theory of operation. QEMU and cloud-hypervisor serve this queue themselves and never pass it on; User Mode Linux hands
-//! it to us and waits for the answer. Until the first command, and for guests whose queue we never see, a port takes
-//! every frame, all pairs that are enabled are used, and nothing is filtered.
+//! Theory of operation. QEMU and cloud-hypervisor serve this queue themselves and never pass it on; User Mode Linux
+//! hands it to us and waits for the answer. Until the first command, and for guests whose queue we never see, a port
+//! takes every frame, all pairs that are enabled are used, and nothing is filtered.
 //!
 //! Limits: [`UNICAST_MAX`] and [`MULTICAST_MAX`] addresses; a guest that sets more gets all frames of that kind, as
 //! 5.1.6.5.2 allows a device to do.

@@ -183,7 +183,8 @@ pub fn without_dangling(mut bits: u64) -> u64 {
 /// What was negotiated, in the terms in which a ring and a frame are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {
-    /// Length in bytes of the virtio-net header (virtio 1.3, 5.1.6.1): 12, or 10 for a legacy driver that merges nothing.
+    /// Length in bytes of the virtio-net header (virtio 1.3, 5.1.6.1): 12, or 10 for a legacy driver that merges
+    /// nothing.
     pub header_len: usize,
     /// A received frame may fill several buffers.
     pub mergeable: bool,

@@ -6,8 +6,9 @@
 //!
 //! The daemon behind the gate always sees one order: features with VHOST_USER_F_PROTOCOL_FEATURES, memory, rings. Real
 //! frontends differ. QEMU enables rings before it sets features: held here, acknowledged, and forwarded behind
-//! SET_FEATURES; the same after RESET_DEVICE. QEMU before 7.2 leaves bit 30 out of SET_FEATURES though it has negotiated
-//! protocol features. A frontend that knows no protocol features never enables a ring: its rings start enabled.
+//! SET_FEATURES; the same after RESET_DEVICE. QEMU before 7.2 leaves bit 30 out of SET_FEATURES though it has
+//! negotiated protocol features. A frontend that knows no protocol features never enables a ring: its rings start
+//! enabled.
 //!
 //! A ring is described whole before it starts: features, memory, size, addresses, kick. While it runs, none of what
 //! describes it changes, save its kick and call descriptors. Its addresses are checked against the memory when they are
@@ -49,7 +50,7 @@ const VRING_NO_FD: u64 = 0x100;
 /// What becomes of a message.
 #[derive(Debug)]
 pub enum Verdict {
-    /// To be sent to the daemon, in order. The daemon's answer to the first is the frontend's.
+    /// To be sent to the daemon, in order. The daemon's answer to the last is the frontend's.
     Forward(Vec<Message>),
     /// Answered by this body.
     Answer(Vec<u8>),
@@ -67,6 +68,7 @@ struct Ring {
     size: u16,
     areas: Option<Areas>,
     started: bool,
+    enabled: bool,
     /// An enable or disable that came before SET_FEATURES.
     held: Option<bool>,
 }
@@ -147,7 +149,8 @@ impl Gate {
             GET_PROTOCOL_FEATURES => empty(&message, PROTOCOL_OFFERED),
             SET_PROTOCOL_FEATURES => self.set_protocol_features(&message),
             // QEMU and DPDK take the answer for pairs, User Mode Linux for rings and refuses to run with fewer than its
-            // pairs have. So it is rings; a frontend that then uses more pairs than there are is told so by ring number.
+            // pairs have. So it is rings; a frontend that then uses more pairs than there are is told so by ring
+            // number.
             GET_QUEUE_NUM => empty(&message, RINGS_MAX as u64),
             GET_MAX_MEM_SLOTS => empty(&message, REGIONS_MAX as u64),
             GET_CONFIG => self.get_config(&message),
@@ -171,19 +174,19 @@ impl Gate {
         if unknown != 0 {
             return Err(format!("it accepts what was not offered: {}", features::names(unknown)));
         }
-        let running = self.rings.iter().position(|ring| ring.started);
-        if let (Some(ring), Some(acked)) = (running, self.acked)
-            && (acked ^ features) & !PROTOCOL_FEATURES != 0
-        {
-            return Err(format!("it changes features while ring {ring} runs: {}", features::names(acked ^ features)));
+        let changes = self.acked.map_or(0, |acked| (acked ^ features) & !PROTOCOL_FEATURES);
+        let mut forward = if changes != 0 { self.stop_disabled() } else { Vec::new() };
+        if let Some(ring) = self.rings.iter().position(|ring| ring.started).filter(|_| changes != 0) {
+            return Err(format!("it changes features while ring {ring} runs: {}", features::names(changes)));
         }
         let has_protocol = self.protocol.is_some() || features & PROTOCOL_FEATURES != 0;
         message.body = (features | PROTOCOL_FEATURES).to_le_bytes().to_vec();
         self.acked = Some(features);
         tracing::debug!(port = self.port.number, "features: {}", features::names(features));
-        let mut forward = vec![message];
+        forward.push(message);
         for (index, ring) in self.rings.iter_mut().enumerate() {
             let held = ring.held.take().or((!has_protocol).then_some(true));
+            ring.enabled = held.unwrap_or(ring.enabled);
             forward.extend(held.map(|on| enable(index, on)));
         }
         Ok(Verdict::Forward(forward))
@@ -202,6 +205,7 @@ impl Gate {
     fn disable_all(&mut self) -> Verdict {
         for ring in &mut self.rings {
             ring.held = None;
+            ring.enabled = false;
         }
         match self.acked {
             Some(_) => Verdict::Forward((0..RINGS_MAX).map(|index| enable(index, false)).collect()),
@@ -251,6 +255,21 @@ impl Gate {
         }
     }
 
+    /// Stops the rings, if they all are disabled. User Mode Linux never sends GET_VRING_BASE: it disables every ring and
+    /// sets the device up anew when a driver is bound again.
+    fn stop_disabled(&mut self) -> Vec<Message> {
+        if self.rings.iter().any(|ring| ring.enabled) {
+            return Vec::new();
+        }
+        let started = self.rings.iter_mut().enumerate().filter(|(_, ring)| ring.started);
+        started
+            .map(|(index, ring)| {
+                ring.started = false;
+                about_ring(GET_VRING_BASE, index, 0)
+            })
+            .collect()
+    }
+
     fn change_memory(&mut self, mut message: Message) -> Admitted {
         let changes = match message.request {
             SET_MEM_TABLE => self.memory.set(&mut message).map(|()| true)?,
@@ -260,7 +279,12 @@ impl Gate {
                 self.memory.remove(&message)?
             }
         };
-        Ok(if changes { Verdict::Forward(vec![message]) } else { Verdict::Done })
+        if !changes {
+            return Ok(Verdict::Done);
+        }
+        let mut forward = if message.request == SET_MEM_TABLE { self.stop_disabled() } else { Vec::new() };
+        forward.push(message);
+        Ok(Verdict::Forward(forward))
     }
 
     fn set_vring_num(&mut self, message: Message) -> Admitted {
@@ -387,6 +411,7 @@ impl Gate {
             self.rings[index].held = Some(on == 1);
             return Ok(Verdict::Done);
         }
+        self.rings[index].enabled = on == 1;
         Ok(Verdict::Forward(vec![message]))
     }
 
@@ -407,8 +432,12 @@ impl Gate {
 }
 
 fn enable(index: usize, on: bool) -> Message {
-    let words = [index as u32, u32::from(on)];
-    Message::new(SET_VRING_ENABLE, words.iter().flat_map(|word| word.to_le_bytes()).collect())
+    about_ring(SET_VRING_ENABLE, index, u32::from(on))
+}
+
+fn about_ring(request: u32, index: usize, value: u32) -> Message {
+    let words = [index as u32, value];
+    Message::new(request, words.iter().flat_map(|word| word.to_le_bytes()).collect())
 }
 
 /// The answer to a question without a body.

@@ -242,14 +242,11 @@ impl<'a> Session<'a> {
     }
 
     fn forward_all(&mut self, messages: Vec<Message>) -> Result<Option<Message>, ChannelError> {
-        let mut first = None;
-        for (i, message) in messages.into_iter().enumerate() {
-            let answer = self.forward(message)?;
-            if i == 0 {
-                first = answer;
-            }
+        let mut last = None;
+        for message in messages {
+            last = self.forward(message)?;
         }
-        Ok(first)
+        Ok(last)
     }
 
     /// Sends a message to the daemon and waits until it is done. Returns the answer of a request that has one.

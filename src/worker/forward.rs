@@ -103,7 +103,8 @@ impl Network {
                 port = number,
                 network,
                 %mac,
-                "the guest has the address of the guest on port {twin}: frames for one will reach the other;                  give each its own mac="
+                "the guest has the address of the guest on port {twin}: frames for one will reach the other; \
+                 give each its own mac="
             ),
         }
     }

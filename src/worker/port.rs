@@ -2,8 +2,8 @@
 //!
 //! Theory of operation. A session's messages change a port between two bursts (see [`crate::ring::mailbox`]). A ring is
 //! started and enabled independently; frames go only to receive rings that are both, on pairs that the guest has
-//! enabled, and [`Port::receivers`] lists those. A ring that lies is `Broken`: nothing touches it until the guest resets
-//! it, that is until the session stops or starts it anew.
+//! enabled, and [`Port::receivers`] lists those. A ring that lies is `Broken`: nothing touches it until the guest
+//! resets it, that is until the session stops or starts it anew.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -184,6 +184,10 @@ impl Port {
     /// Stops ring `index` because the guest broke the rules: one log line, one count, the link down. The kick stays
     /// open until the session stops the ring; nobody listens to it.
     pub(super) fn break_ring(&mut self, index: usize, error: &RingError) {
+        if self.memory_faulted() {
+            // The ring does not lie: zeros stand where it was.
+            return self.break_memory();
+        }
         let next_avail = self.slots[index].next_avail();
         self.slots[index].ring = Ring::Broken { next_avail };
         self.slots[index].polled = false;

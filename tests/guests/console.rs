@@ -41,8 +41,8 @@ impl Console {
         self.lock().text.len()
     }
 
-    /// Waits until `find` finds what it looks for in the text from byte `from` on. `None` when it has not come within `within`
-    /// or when the writer has ended without it.
+    /// Waits until `find` finds what it looks for in the text from byte `from` on. `None` when it has not come within
+    /// `within` or when the writer has ended without it.
     pub(crate) fn wait_for<T>(&self, from: usize, within: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + within;
         let mut state = self.lock();

@@ -25,8 +25,10 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) fn start() -> Self {
         let folder = TempDir::with_prefix("guestwire-guests-").expect("a temporary folder");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_guestwire"))
-            .arg("internal")
+        // Should the test be killed, the daemon ends with it.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", env!("CARGO_BIN_EXE_guestwire")])
+            .args(["internal", "-v"])
             .arg("--socket-path")
             .arg(folder.path().join("net.sock"))
             .stdin(Stdio::null())

@@ -1,7 +1,7 @@
 //! Real guests on one guestwire: Linux's own virtio-net driver under two QEMUs and two User Mode Linuxes.
 //!
-//! `tests/lab/prepare.sh tests` must have run. A test without its guests fails; none is skipped. The tests run one at a time,
-//! since three guests are a load for a small machine.
+//! `tests/lab/prepare.sh tests` must have run. A test without its guests fails; none is skipped. The tests run one at a
+//! time, since three guests are a load for a small machine.
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 

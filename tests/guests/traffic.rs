@@ -38,7 +38,8 @@ pub(crate) fn ping(from: &mut Guest, to: &Guest) {
 
 /// Starts iperf3's server, which stays.
 pub(crate) fn serve(guest: &mut Guest) {
-    guest.ok("iperf3 -s -D && for n in 1 2 3 4 5 6 7 8 9 10; do netstat -ltn | grep -q :5201 && exit 0; usleep 200000; done; exit 1");
+    guest.ok("iperf3 -s -D && \
+         for n in 1 2 3 4 5 6 7 8 9 10; do netstat -ltn | grep -q :5201 && exit 0; usleep 200000; done; exit 1");
 }
 
 /// One TCP stream for some seconds; the bytes that the receiver had, which are more than none.

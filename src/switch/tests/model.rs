@@ -156,8 +156,10 @@ fn head() -> impl Strategy<Value = Vec<u8>> {
     let tag = prop_oneof![Just(0x8100_u16), Just(0x88a8)];
     prop_oneof![
         20 => (destination(), source()).prop_map(|(to, from)| untagged(to, from)),
-        10 => (destination(), source(), tag, control).prop_map(|(to, from, tag, control)| tagged(to, from, tag, control)),
-        1 => (destination(), source(), 0..16_usize).prop_map(|(to, from, len)| tagged(to, from, 0x8100, 1)[..len].to_vec()),
+        10 => (destination(), source(), tag, control)
+            .prop_map(|(to, from, tag, control)| tagged(to, from, tag, control)),
+        1 => (destination(), source(), 0..16_usize)
+            .prop_map(|(to, from, len)| tagged(to, from, 0x8100, 1)[..len].to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..20),
     ]
 }

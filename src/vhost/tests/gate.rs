@@ -370,6 +370,7 @@ fn a_running_ring_keeps_what_describes_it() {
     ends(gate.admit(pair(SET_VRING_BASE, 0, 1)), "while it runs");
     assert!(matches!(gate.admit(address(0, AT, AT + 0x2000, AT + 0x1000)), Verdict::Done), "nothing new");
     ends(gate.admit(address(0, AT, AT + 0x3000, AT + 0x1000)), "while it runs");
+    forwarded(gate.admit(pair(SET_VRING_ENABLE, 0, 1)));
     ends(gate.admit(u64_message(SET_FEATURES, VERSION_1 | MQ)), "while ring 0 runs: MQ");
     forwarded(gate.admit(u64_message(SET_FEATURES, VERSION_1)));
     forwarded(gate.admit(with_fd(SET_VRING_KICK, 0, event())));
@@ -392,6 +393,35 @@ fn a_ring_starts_when_it_is_described_whole() {
     let mut gate = placed();
     forwarded(gate.admit(table(&[(4 * MIB, 2 * MIB, AT, 0)], 2 * MIB)));
     ends(gate.admit(with_fd(SET_VRING_KICK, 0, event())), "elsewhere");
+}
+
+#[test]
+fn a_new_table_stops_rings_that_were_all_disabled() {
+    let mut gate = placed();
+    forwarded(gate.admit(pair(SET_VRING_NUM, 1, 256)));
+    forwarded(gate.admit(address(1, AT, AT + 0x2000, AT + 0x1000)));
+    let new = || table(&[(0, 2 * MIB, AT, 0)], 2 * MIB);
+    for index in [0, 1] {
+        forwarded(gate.admit(with_fd(SET_VRING_KICK, u64::from(index), event())));
+        forwarded(gate.admit(pair(SET_VRING_ENABLE, index, 1)));
+    }
+    assert_eq!(names(&forwarded(gate.admit(new()))), ["SET_MEM_TABLE"], "they run");
+    forwarded(gate.admit(pair(SET_VRING_ENABLE, 0, 0)));
+    assert_eq!(names(&forwarded(gate.admit(new()))), ["SET_MEM_TABLE"], "one of them runs");
+    forwarded(gate.admit(pair(SET_VRING_ENABLE, 1, 0)));
+    let sent = forwarded(gate.admit(new()));
+    assert_eq!(names(&sent), ["GET_VRING_BASE", "GET_VRING_BASE", "SET_MEM_TABLE"]);
+    assert_eq!((sent[0].u32_at(0), sent[1].u32_at(0)), (0, 1));
+    forwarded(gate.admit(pair(SET_VRING_NUM, 0, 128)));
+    assert_eq!(names(&forwarded(gate.admit(new()))), ["SET_MEM_TABLE"], "they are stopped");
+}
+
+#[test]
+fn other_features_stop_rings_that_were_all_disabled() {
+    let mut gate = placed();
+    forwarded(gate.admit(with_fd(SET_VRING_KICK, 0, event())));
+    let sent = forwarded(gate.admit(u64_message(SET_FEATURES, VERSION_1 | MQ | PROTOCOL_FEATURES)));
+    assert_eq!(names(&sent), ["GET_VRING_BASE", "SET_FEATURES"]);
 }
 
 #[test]

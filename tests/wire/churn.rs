@@ -1,0 +1,93 @@
+//! Ports come and go, half of them without a word, and nothing of them is left.
+
+use std::time::Duration;
+
+use crate::daemon::{Daemon, Facts, until};
+use crate::guest::{Config, Guest, introduce, mac, plain};
+
+const CYCLES: usize = 1000;
+/// What an allocator may keep for later, in KiB.
+const RSS_SLACK_KIB: u64 = 1024;
+
+/// Whether what is there after is what was there before.
+fn same(before: Facts, after: Facts) -> bool {
+    after.rss_anon_kib <= before.rss_anon_kib + RSS_SLACK_KIB
+        && Facts { rss_anon_kib: before.rss_anon_kib, ..after } == before
+}
+
+/// One guest's life: memory, two rings, a frame each way; ended in order or in the middle of a burst.
+fn cycle(daemon: &Daemon, friend: &mut Guest, number: usize) {
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(9));
+    guest.send(&plain(mac(1), mac(9), b"out"));
+    until("the frame out", || friend.receive().frame[14..] == *b"out");
+    friend.send(&plain(mac(9), mac(1), b"in"));
+    assert_eq!(guest.receive().frame[14..], *b"in");
+    if number.is_multiple_of(2) {
+        use vhost::VhostBackend;
+        for ring in 0..2 {
+            guest.frontend.get_vring_base(ring).expect("GET_VRING_BASE");
+        }
+        return;
+    }
+    // Killed: the kernel closes the socket and takes the memory away while frames are on their way.
+    for _ in 0..20 {
+        guest.push(0, &[0; 12], &plain(mac(2), mac(9), &[1; 1000]), &[]);
+    }
+    guest.transmit[0].publish();
+}
+
+#[test]
+fn a_thousand_ports_come_and_go_and_leave_nothing_and_disturb_nobody() {
+    let mut daemon = Daemon::with(&[], false);
+    let socket = daemon.socket();
+    let mut friend = Guest::attach(&socket, Config::usual(1));
+    let (mut a, mut b) = (Guest::attach(&socket, Config::usual(3)), Guest::attach(&socket, Config::usual(4)));
+    introduce(&mut a, &mut b);
+    // The first ones make what is made once.
+    for number in 0..100 {
+        cycle(&daemon, &mut friend, number);
+        while b.poll(0).is_some() {}
+    }
+    let mut before = daemon.facts();
+    until("the first ports have gone", || {
+        before = daemon.facts();
+        std::thread::sleep(Duration::from_millis(50));
+        daemon.facts() == before
+    });
+    let mut heard = 0;
+    for number in 0..CYCLES {
+        cycle(&daemon, &mut friend, number);
+        // A bystander loses nothing: each of its frames arrives, floods of others between them.
+        let word = number.to_le_bytes();
+        a.send(&plain(mac(4), mac(3), &word));
+        until("the bystander's frame", || b.receive().frame[14..] == word);
+        heard += 1;
+    }
+    assert_eq!(heard, CYCLES);
+    let mut after = daemon.facts();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !same(before, after) && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+        after = daemon.facts();
+    }
+    assert!(same(before, after), "before {before:?}, after {after:?}");
+    daemon.assert_alive();
+    // A port may still be on its way out when the next guest with the same address comes: that is said, and no more.
+    assert!(daemon.warnings().iter().all(|line| line.contains("has the address")), "{:#?}", daemon.warnings());
+}
+
+#[test]
+fn one_leaked_descriptor_would_be_seen() {
+    let daemon = Daemon::with(&[], false);
+    let mut first = Guest::attach(&daemon.socket(), Config::usual(1));
+    for number in 0..10 {
+        cycle(&daemon, &mut first, number);
+    }
+    until("the ports have gone", || daemon.facts().threads == 4);
+    let before = daemon.facts();
+    // A connection that stays is what a leak looks like.
+    let leak = std::os::unix::net::UnixStream::connect(daemon.socket()).expect("a connection");
+    until("it shows", || !same(before, daemon.facts()));
+    drop(leak);
+    until("it is gone", || same(before, daemon.facts()));
+}

@@ -1,0 +1,185 @@
+//! The daemon: the real binary, in a folder of its own.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Longer than anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Daemon {
+    child: Child,
+    folder: TempDir,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// What the system says of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) threads: usize,
+    pub(crate) fds: usize,
+    pub(crate) maps: usize,
+    pub(crate) rss_anon_kib: u64,
+}
+
+/// Waits until `done` says so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+impl Daemon {
+    /// A daemon that writes statistics often.
+    pub(crate) fn start() -> Self {
+        Self::with(&["--stats-interval", "0.02"], true)
+    }
+
+    /// A daemon with other arguments; without statistics it wakes up for nothing.
+    pub(crate) fn with(arguments: &[&str], statistics: bool) -> Self {
+        let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guestwire"));
+        command.arg("internal").arg("--socket-path").arg(folder.path().join("net.sock")).args(arguments);
+        if statistics {
+            command.arg("--stats").arg(folder.path().join("stats"));
+        }
+        let mut child = command
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("guestwire starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, stderr) = (log.clone(), child.stderr.take().expect("stderr is a pipe"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().expect("not poisoned").push(line);
+            }
+        });
+        let daemon = Self { child, folder, log };
+        // It is bound under another name and moved there once it accepts.
+        until("the socket", || daemon.socket().exists());
+        daemon
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("net.sock")
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process id fits"))
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_alive(&mut self) {
+        let ended = self.child.try_wait().expect("our child");
+        assert!(ended.is_none(), "guestwire has ended: {ended:?}\n{}", self.log().join("\n"));
+        assert!(!self.log().iter().any(|line| line.contains("panic") || line.contains("bug")), "{:#?}", self.log());
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().expect("not poisoned").clone()
+    }
+
+    /// Log lines that are warnings or worse.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.log().into_iter().filter(|line| line.contains(" WARN ") || line.contains("ERROR ")).collect()
+    }
+
+    /// Waits for one warning that contains `text`, and asserts that there is no other.
+    #[track_caller]
+    pub(crate) fn expect_warning(&self, text: &str) {
+        until(&format!("a warning with {text:?}; the log: {:#?}", self.log()), || {
+            self.warnings().iter().any(|line| line.contains(text))
+        });
+        let warnings = self.warnings();
+        assert_eq!(warnings.len(), 1, "one line, not more: {warnings:#?}");
+    }
+
+    /// The last figures of a port, by name. Waits for figures taken after the call.
+    pub(crate) fn counters(&self, port: u64) -> HashMap<String, u64> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+        let mut found = HashMap::new();
+        until("figures of the port", || {
+            let text = fs::read_to_string(self.folder.path().join("stats")).unwrap_or_default();
+            for line in text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+                if line["time"].as_f64().is_none_or(|time| time < now + 0.001) {
+                    continue;
+                }
+                for entry in line["ports"].as_array().into_iter().flatten() {
+                    if entry["port"] == port {
+                        let values = entry.as_object().into_iter().flatten();
+                        found = values.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect();
+                        return true;
+                    }
+                }
+            }
+            false
+        });
+        found
+    }
+
+    /// Waits until a port's counter is at least `least`.
+    #[track_caller]
+    pub(crate) fn expect_counter(&self, port: u64, name: &str, least: u64) {
+        until(&format!("{name} of port {port} at {least}: {:?}", self.counters(port)), || {
+            self.counters(port).get(name).is_some_and(|&value| value >= least)
+        });
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        let folder = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let count = |name: &str| fs::read_dir(folder.join(name)).map_or(0, Iterator::count);
+        let maps = fs::read_to_string(folder.join("maps")).unwrap_or_default().lines().count();
+        let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+        let rss = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let rss_anon_kib = rss.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).expect("RssAnon");
+        Facts { threads: count("task"), fds: count("fd"), maps, rss_anon_kib }
+    }
+
+    /// Times that each thread has gone to sleep of its own will, by thread and name.
+    pub(crate) fn sleeps(&self) -> Vec<(String, u64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("our child");
+        let mut sleeps: Vec<_> = tasks
+            .filter_map(|task| {
+                let path = task.ok()?.path();
+                let name = fs::read_to_string(path.join("comm")).ok()?;
+                let status = fs::read_to_string(path.join("status")).ok()?;
+                let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+                Some((format!("{} {}", path.display(), name.trim()), count.trim().parse().ok()?))
+            })
+            .collect();
+        sleeps.sort();
+        sleeps
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- guestwire's log:\n{}", self.log().join("\n"));
+        }
+        let _ = kill(self.pid(), Signal::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
