@@ -21,11 +21,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use vm_memory::GuestMemoryMmap;
 
 use crate::metrics::Counter;
 use crate::ring::mailbox::{Envelope, Mailbox, Message, RingSetup};
-use crate::ring::{Burst, GuestMem, HEAD_MAX, RingError};
+use crate::ring::{Burst, HEAD_MAX, RingError};
 use crate::switch::PORTS_MAX;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::sigbus;
@@ -338,7 +337,7 @@ impl Worker {
         match message {
             Message::Attach(_) => {}
             Message::Features(features) => port.set_features(features),
-            Message::Memory(mappings) => port.set_memory(snapshot(port.shared.number, mappings)),
+            Message::Memory(mem) => port.set_memory(mem),
             Message::RingStart { index: ring, setup } => self.start_ring(index, ring, setup),
             Message::RingCall { index: ring, call } if ring < port.slots.len() => port.set_call(ring, call),
             Message::RingEnable { index: ring, on } if ring < port.slots.len() => port.enable(ring, on),
@@ -403,17 +402,6 @@ impl Drop for Worker {
     /// However the worker ends, no session may wait for it.
     fn drop(&mut self) {
         self.mailbox.close();
-    }
-}
-
-/// A snapshot of a guest's memory; none when it cannot be guarded, and then its rings cannot start.
-fn snapshot(number: u32, mappings: Option<Arc<GuestMemoryMmap>>) -> Option<Arc<GuestMem>> {
-    match GuestMem::new(mappings?) {
-        Ok(mem) => Some(Arc::new(mem)),
-        Err(error) => {
-            tracing::warn!(port = number, "the guest's memory is not used: {error}");
-            None
-        }
     }
 }
 
