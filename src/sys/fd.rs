@@ -170,7 +170,7 @@ mod tests {
         for other in [File::open("/").unwrap(), File::open("/dev/null").unwrap(), File::from(memfd(1))] {
             assert_eq!(make_event(&other.into(), Way::In), Err(NoEvent::Kind));
         }
-        let epoll = OwnedFd::from(rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap());
+        let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
         assert_eq!(make_event(&epoll, Way::In), Err(NoEvent::Kind));
     }
 
