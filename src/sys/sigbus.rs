@@ -5,11 +5,11 @@
 //! zero pages over the whole mapping, marks the guard and returns, and the access is tried again and succeeds.
 //! [`faults`] counts such events, so that a worker sees with one relaxed load that it should look at its guards.
 //!
-//! The handler runs at any point of any thread, so it only reads atomics and makes one system call. The table is a list
-//! of blocks that are never freed, so it can be walked at any time; it grows to the most mappings that were ever guarded
-//! at once. A slot is taken by writing its length last and given up by clearing its length first; the thread that faults
-//! is using the mapping, so its guard cannot be given up meanwhile. A mapping may be guarded more than once, as when two
-//! snapshots share it: a fault marks every guard.
+//! The handler runs at any point of any thread, so it only reads atomics and makes one system call. The table is a
+//! list of blocks that are never freed, so it can be walked at any time; it grows to the most mappings that were ever
+//! guarded at once. A slot is taken by writing its length last and given up by clearing its length first; the thread
+//! that faults is using the mapping, so its guard cannot be given up meanwhile. A mapping may be guarded more than once,
+//! as when two snapshots share it: a fault marks every guard.
 //!
 //! A SIGBUS from anywhere else ends the process, as it should.
 

@@ -178,6 +178,7 @@ impl Worker {
             }
         }
         self.ready = ready;
+        self.stop_faulted();
     }
 
     /// Looks at a ring that has, or may have, been kicked.
@@ -243,6 +244,8 @@ impl Worker {
             return false;
         }
         if self.burst.is_empty() {
+            // A ring whose memory has just gone away looks empty.
+            self.stop_faulted();
             return self.stays_polled(polled);
         }
         polled.empty_since = None;
