@@ -17,10 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use vm_memory::GuestMemoryMmap;
-
+use super::GuestMem;
 use crate::metrics::PortCounters;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// virtio-net configuration status: the link is up (virtio 1.3, 5.1.4).
 pub const STATUS_LINK_UP: u16 = 1;
@@ -58,7 +57,7 @@ pub enum Message {
     /// The virtio features the driver has accepted (bit 30 included or not).
     Features(u64),
     /// The guest's memory, whole; `None` when it has none.
-    Memory(Option<Arc<GuestMemoryMmap>>),
+    Memory(Option<Arc<GuestMem>>),
     /// A ring starts, or starts anew with another kick descriptor. Ring numbers are vhost-user's: 2i receives,
     /// 2i + 1 transmits, the control queue follows the last pair.
     RingStart {

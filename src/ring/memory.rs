@@ -46,7 +46,7 @@ impl GuestMem {
     /// Takes a snapshot.
     ///
     /// # Errors
-    /// When too many mappings are guarded already.
+    /// When a mapping cannot be guarded.
     pub fn new(mappings: Arc<GuestMemoryMmap>) -> std::io::Result<Self> {
         let regions: Vec<Region> = mappings
             .iter()

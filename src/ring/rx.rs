@@ -58,9 +58,9 @@ pub struct RxRing {
 unsafe impl Send for RxRing {}
 
 impl RxRing {
-    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the
-    /// length of the virtio-net header in
-    /// bytes, 10 or 12; `mergeable` says that a frame may fill several buffers (VIRTIO_NET_F_MRG_RXBUF).
+    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the length
+    /// of the virtio-net header in bytes, 10 or 12; `mergeable` says that a frame may fill several buffers
+    /// (VIRTIO_NET_F_MRG_RXBUF).
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.

@@ -134,9 +134,9 @@ pub struct TxRing {
 }
 
 impl TxRing {
-    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the
-    /// length of the virtio-net header in
-    /// bytes; it is looked at only with `read_header`, that is when the guest has an offload to ask for.
+    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the length
+    /// of the virtio-net header in bytes; it is looked at only with `read_header`, that is when the guest has an offload
+    /// to ask for.
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.

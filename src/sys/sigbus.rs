@@ -5,57 +5,76 @@
 //! zero pages over the whole mapping, marks the guard and returns, and the access is tried again and succeeds.
 //! [`faults`] counts such events, so that a worker sees with one relaxed load that it should look at its guards.
 //!
-//! The handler runs at any point of any thread, so it only touches a fixed table of atomics and makes one system call.
-//! A slot is taken by writing its length last and given up by clearing its length first; the thread that faults is
-//! using the mapping, so its guard cannot be given up meanwhile.
+//! The handler runs at any point of any thread, so it only reads atomics and makes one system call. The table is a
+//! list of blocks that are never freed, so it can be walked at any time; it grows to the most mappings that were ever
+//! guarded at once. A slot is taken by writing its length last and given up by clearing its length first; the thread
+//! that faults is using the mapping, so its guard cannot be given up meanwhile. A mapping may be guarded more than once,
+//! as when two snapshots share it: a fault marks every guard.
 //!
-//! Limits: [`GUARDS_MAX`] mappings at a time. A SIGBUS from anywhere else ends the process, as it should.
+//! A SIGBUS from anywhere else ends the process, as it should.
 
 use std::io;
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
-/// Mappings that can be guarded at a time: 1,024 ports with 16 regions each.
-pub const GUARDS_MAX: usize = 16_384;
+const BLOCK_SLOTS: usize = 256;
 
 struct Slot {
-    taken: AtomicBool,
     base: AtomicUsize,
     /// Zero while the slot guards nothing.
     len: AtomicUsize,
     faulted: AtomicBool,
 }
 
-static SLOTS: [Slot; GUARDS_MAX] = [const {
-    Slot {
-        taken: AtomicBool::new(false),
-        base: AtomicUsize::new(0),
-        len: AtomicUsize::new(0),
-        faulted: AtomicBool::new(false),
+struct Block {
+    slots: [Slot; BLOCK_SLOTS],
+    next: AtomicPtr<Block>,
+}
+
+impl Block {
+    const fn new() -> Self {
+        let slots = [const { Slot { base: AtomicUsize::new(0), len: AtomicUsize::new(0), faulted: AtomicBool::new(false) } };
+            BLOCK_SLOTS];
+        Self { slots, next: AtomicPtr::new(std::ptr::null_mut()) }
     }
-}; GUARDS_MAX];
-/// One more than the highest slot that was ever taken.
-static SLOTS_USED: AtomicUsize = AtomicUsize::new(0);
+
+    fn next(&self) -> Option<&'static Block> {
+        // SAFETY: null, or a block that `take_slot` made and that is never freed.
+        unsafe { self.next.load(Ordering::SeqCst).as_ref() }
+    }
+}
+
+static FIRST: Block = Block::new();
+/// Held by who takes a slot. The handler does not need it.
+static TAKING: Mutex<()> = Mutex::new(());
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
+/// Every block there is.
+fn blocks() -> impl Iterator<Item = &'static Block> {
+    std::iter::successors(Some(&FIRST), |block| block.next())
+}
+
 /// One guarded mapping. Dropped before the mapping is unmapped.
-#[derive(Debug)]
 pub struct Guard {
-    slot: usize,
+    slot: &'static Slot,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("base", &self.slot.base).field("len", &self.slot.len).finish()
+    }
 }
 
 impl Guard {
     /// Whether the memory behind the mapping has gone away. What is read there since is zero.
     pub fn faulted(&self) -> bool {
-        SLOTS[self.slot].faulted.load(Ordering::SeqCst)
+        self.slot.faulted.load(Ordering::SeqCst)
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let slot = &SLOTS[self.slot];
-        slot.len.store(0, Ordering::SeqCst);
-        slot.taken.store(false, Ordering::SeqCst);
+        self.slot.len.store(0, Ordering::SeqCst);
     }
 }
 
@@ -69,21 +88,32 @@ pub fn faults() -> u64 {
 /// as the guard.
 ///
 /// # Errors
-/// When [`GUARDS_MAX`] mappings are guarded already.
+/// When the signal's action cannot be changed, or there is nothing to guard.
 pub fn guard(base: *const u8, len: usize) -> io::Result<Guard> {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(install);
-    for (index, slot) in SLOTS.iter().enumerate() {
-        if slot.taken.load(Ordering::Relaxed) || slot.taken.swap(true, Ordering::SeqCst) {
-            continue;
-        }
-        slot.faulted.store(false, Ordering::SeqCst);
-        slot.base.store(base as usize, Ordering::SeqCst);
-        slot.len.store(len, Ordering::SeqCst);
-        SLOTS_USED.fetch_max(index + 1, Ordering::SeqCst);
-        return Ok(Guard { slot: index });
+    if len == 0 {
+        return Err(io::Error::other("a mapping of no bytes"));
     }
-    Err(io::Error::other("too many guarded mappings"))
+    let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let slot = free_slot();
+    slot.faulted.store(false, Ordering::SeqCst);
+    slot.base.store(base as usize, Ordering::SeqCst);
+    slot.len.store(len, Ordering::SeqCst);
+    Ok(Guard { slot })
+}
+
+/// A slot that guards nothing. The caller holds [`TAKING`].
+fn free_slot() -> &'static Slot {
+    let is_free = |slot: &&Slot| slot.len.load(Ordering::SeqCst) == 0;
+    if let Some(slot) = blocks().find_map(|block| block.slots.iter().find(is_free)) {
+        return slot;
+    }
+    let block: &'static Block = Box::leak(Box::new(Block::new()));
+    if let Some(last) = blocks().last() {
+        last.next.store(std::ptr::from_ref(block).cast_mut(), Ordering::SeqCst);
+    }
+    &block.slots[0]
 }
 
 fn install() {
@@ -99,12 +129,19 @@ fn install() {
 }
 
 extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid siginfo to a SA_SIGINFO handler, and SIGBUS fills in the address. errno is this
+    // SAFETY: the kernel passes a valid siginfo to a SA_SIGINFO handler, and a fault's has the address. errno is this
     // thread's own.
-    let (address, errno) = unsafe { ((*info).si_addr() as usize, *libc::__errno_location()) };
-    if !cover(address) {
-        // SAFETY: restores the default action: the access is tried again and ends the process.
-        unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+    let (is_fault, address, errno) =
+        unsafe { ((*info).si_code > 0, (*info).si_addr() as usize, *libc::__errno_location()) };
+    if !is_fault || !cover(address) {
+        // SAFETY: restores the default action. A fault happens again and ends the process; a signal that somebody has
+        // sent does not, and is raised anew.
+        unsafe {
+            libc::signal(libc::SIGBUS, libc::SIG_DFL);
+            if !is_fault {
+                libc::raise(libc::SIGBUS);
+            }
+        }
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
@@ -112,31 +149,37 @@ extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _conte
 
 /// Maps zero pages over the guarded mapping that holds `address`. Returns false when none does.
 fn cover(address: usize) -> bool {
-    for slot in &SLOTS[..SLOTS_USED.load(Ordering::SeqCst)] {
+    let mut covered = false;
+    for slot in blocks().flat_map(|block| &block.slots) {
         let (base, len) = (slot.base.load(Ordering::SeqCst), slot.len.load(Ordering::SeqCst));
         if len == 0 || address < base || address - base >= len {
             continue;
         }
-        // SAFETY: base and len are a mapping that is in use (the faulting thread is using it), so MAP_FIXED replaces
-        // that mapping and nothing else; zero pages are as good as any other content that the guest may write.
-        let mapped = unsafe {
-            libc::mmap(
-                base as *mut libc::c_void,
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_FIXED | libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if mapped == libc::MAP_FAILED {
+        covered = covered || replace(base, len);
+        if !covered {
             return false;
         }
         slot.faulted.store(true, Ordering::SeqCst);
         FAULTS.fetch_add(1, Ordering::SeqCst);
-        return true;
     }
-    false
+    covered
+}
+
+/// Maps zero pages over a mapping.
+fn replace(base: usize, len: usize) -> bool {
+    // SAFETY: base and len are a mapping that is in use (the faulting thread is using it), so MAP_FIXED replaces that
+    // mapping and nothing else; zero pages are as good as any other content that the guest may write.
+    let mapped = unsafe {
+        libc::mmap(
+            base as *mut libc::c_void,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_FIXED | libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    mapped != libc::MAP_FAILED
 }
 
 #[cfg(test)]
@@ -187,5 +230,65 @@ mod tests {
             libc::munmap(at.cast(), LEN);
             libc::munmap(beside.cast(), LEN);
         }
+    }
+
+    #[test]
+    fn every_guard_of_a_mapping_is_marked_and_slots_are_used_again() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN as u64).unwrap();
+        let at = map(&file);
+        let guards: Vec<_> = (0..2 * BLOCK_SLOTS + 1).map(|_| guard(at, LEN).unwrap()).collect();
+        let blocks_before = blocks().count();
+        file.set_len(0).unwrap();
+        // SAFETY: inside the mapping.
+        assert_eq!(unsafe { at.add(LEN - 1).read_volatile() }, 0);
+        assert!(guards.iter().all(Guard::faulted));
+        drop(guards);
+        let again: Vec<_> = (0..BLOCK_SLOTS).map(|_| guard(at, LEN).unwrap()).collect();
+        assert!(!again.iter().any(Guard::faulted));
+        assert_eq!(blocks().count(), blocks_before);
+        drop(again);
+        // SAFETY: nobody uses the mapping any more.
+        unsafe { libc::munmap(at.cast(), LEN) };
+    }
+
+    /// Runs the named test in a process of its own, in which it takes the other branch, and says which signal ended it.
+    fn signal_of(test: &str) -> Option<i32> {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = format!("sys::sigbus::tests::{test}");
+        let output = child.args(["--exact", &name]).env("GUESTWIRE_SIGBUS_CHILD", "1").output().unwrap();
+        std::os::unix::process::ExitStatusExt::signal(&output.status)
+    }
+
+    fn is_child() -> bool {
+        std::env::var_os("GUESTWIRE_SIGBUS_CHILD").is_some()
+    }
+
+    #[test]
+    fn a_fault_elsewhere_ends_the_process() {
+        if !is_child() {
+            assert_eq!(signal_of("a_fault_elsewhere_ends_the_process"), Some(libc::SIGBUS));
+            return;
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN as u64).unwrap();
+        let at = map(&file);
+        drop(guard(at, LEN).unwrap());
+        file.set_len(0).unwrap();
+        // SAFETY: the address is mapped; that its page is not there is the point.
+        unsafe { at.read_volatile() };
+    }
+
+    #[test]
+    fn a_signal_that_was_sent_ends_the_process() {
+        if !is_child() {
+            assert_eq!(signal_of("a_signal_that_was_sent_ends_the_process"), Some(libc::SIGBUS));
+            return;
+        }
+        let byte = 0u8;
+        drop(guard(&raw const byte, 1).unwrap());
+        // SAFETY: sends a signal to ourselves.
+        unsafe { libc::kill(libc::getpid(), libc::SIGBUS) };
+        std::thread::park();
     }
 }

@@ -1,29 +1,61 @@
 //! Our side of `vhost-user-backend`'s daemon: what it asks of a device, told to the worker.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::VhostUserBackend;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 
-use crate::ring::QUEUE_SIZE_MAX;
 use crate::ring::mailbox::{Message, PortMailbox};
+use crate::ring::{GuestMem, QUEUE_SIZE_MAX};
 
 use super::features::RINGS_MAX;
 use super::vring::{Memory, Vring};
 
+/// What is behind a session's daemon: the worker, and the first thing that went wrong. The crate has no way to tell us
+/// that a ring could not be set up; the session asks here after each message.
+pub(super) struct Behind {
+    mailbox: PortMailbox,
+    trouble: OnceLock<String>,
+}
+
+impl Behind {
+    pub(super) fn new(mailbox: PortMailbox) -> Self {
+        Self { mailbox, trouble: OnceLock::new() }
+    }
+
+    /// Posts a message and returns the answer; none when the worker has ended, which is trouble.
+    pub(super) fn post(&self, message: Message) -> Option<u16> {
+        self.mailbox.post(message).map_err(|gone| self.fail(gone.to_string())).ok()
+    }
+
+    /// Something went wrong that the session cannot survive.
+    pub(super) fn fail(&self, why: String) {
+        // The first reason counts.
+        let _ = self.trouble.set(why);
+    }
+
+    /// What went wrong, if anything did.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.get().map(String::as_str)
+    }
+}
+
 /// What the daemon calls.
 pub(super) struct PortBackend {
     features: u64,
-    mailbox: PortMailbox,
+    behind: Arc<Behind>,
     rings: Mutex<Vec<Vring>>,
+    /// The memory in force. The crate itself reads from it, in the session's thread and whether or not the worker has
+    /// given the port up, so it is guarded for as long as it is mapped.
+    memory: Mutex<Option<Arc<GuestMem>>>,
 }
 
 impl PortBackend {
-    pub(super) fn new(features: u64, mailbox: PortMailbox) -> Self {
-        Self { features, mailbox, rings: Mutex::new(Vec::new()) }
+    pub(super) fn new(features: u64, behind: Arc<Behind>) -> Self {
+        Self { features, behind, rings: Mutex::default(), memory: Mutex::default() }
     }
 
     /// The rings, which exist only after the daemon that needs this backend was made.
@@ -49,7 +81,7 @@ impl VhostUserBackend for PortBackend {
     }
 
     fn acked_features(&self, features: u64) {
-        let _ = self.mailbox.post(Message::Features(features));
+        self.behind.post(Message::Features(features));
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -68,8 +100,10 @@ impl VhostUserBackend for PortBackend {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn update_memory(&self, mem: Memory) -> io::Result<()> {
-        let snapshot = mem.memory().into_inner();
-        self.mailbox.post(Message::Memory(Some(snapshot))).map_err(io::Error::other)?;
+        let memory = Arc::new(GuestMem::new(mem.memory().into_inner())?);
+        self.behind.post(Message::Memory(Some(memory.clone())));
+        // Only now, when the worker has the new memory, may the old one go.
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
         Ok(())
     }
 

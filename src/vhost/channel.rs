@@ -17,6 +17,10 @@ use rustix::net::{
 
 use super::message::{BODY_LEN_MAX, FDS_MAX, FLAG_VERSION, FLAG_VERSION_MASK, HEADER_LEN, Message};
 
+/// The most descriptors that the kernel passes at once (SCM_MAX_FD). With room for them all, descriptors are lost only
+/// when this process can have no more.
+const FDS_PASSED_MAX: usize = 253;
+
 /// How long a message that has begun may take, either way.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -35,12 +39,15 @@ pub enum ChannelError {
     /// The header is not one of this protocol.
     #[error("{0}")]
     Header(String),
+    /// More descriptors came with the message than with any of this protocol.
+    #[error("a message with more than {FDS_MAX} descriptors")]
+    TooManyDescriptors,
     /// Some of the message's descriptors could not be taken.
-    #[error(
-        "descriptors of a message were lost: either more than {FDS_MAX} came with it, or this process is out of \
-         descriptors (raise `ulimit -n`)"
-    )]
+    #[error("descriptors of a message were lost: this process is out of file descriptors (raise `ulimit -n`)")]
     DescriptorsLost,
+    /// The daemon behind the gate, or the worker, has failed.
+    #[error("{0}")]
+    Behind(String),
     /// The system call failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -80,7 +87,7 @@ fn fill(
 ) -> Result<usize, ChannelError> {
     let mut at = 0;
     while at < out.len() {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PASSED_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut out[at..])];
         let received = recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT);
@@ -100,7 +107,7 @@ fn fill(
             Err(error) => return Err(ChannelError::Io(error.into())),
         }
         if fds.len() > FDS_MAX {
-            return Err(ChannelError::DescriptorsLost);
+            return Err(ChannelError::TooManyDescriptors);
         }
     }
     Ok(at)
@@ -116,7 +123,7 @@ pub fn send(socket: BorrowedFd<'_>, message: &Message) -> Result<(), ChannelErro
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if at == 0 && !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
-            return Err(ChannelError::DescriptorsLost);
+            return Err(ChannelError::TooManyDescriptors);
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         match sendmsg(socket, &[IoSlice::new(&bytes[at..])], &mut ancillary, flags) {

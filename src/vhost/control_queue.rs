@@ -33,6 +33,7 @@ pub enum Effect {
 /// Which frames a guest wants.
 #[derive(Debug)]
 pub struct ReceiveFilter {
+    /// Everything, tagged or not: a guest that bridges needs it, and QEMU's device does the same.
     promiscuous: bool,
     all_multicast: bool,
     all_unicast: bool,
@@ -72,10 +73,7 @@ impl ReceiveFilter {
     /// Whether the guest wants the frame that begins with `head`.
     #[inline]
     pub fn accepts(&self, head: &[u8]) -> bool {
-        if self.promiscuous && self.vlans.is_none() {
-            return true;
-        }
-        self.accepts_vlan(head) && (self.promiscuous || self.accepts_address(head))
+        self.promiscuous || (self.accepts_vlan(head) && self.accepts_address(head))
     }
 
     fn accepts_vlan(&self, head: &[u8]) -> bool {
@@ -127,7 +125,7 @@ impl ControlQueue {
     }
 
     /// A queue that the guest has just started. `own` is the address that the device gave it; with `filters_vlans`
-    /// no VLAN passes until the guest adds it (5.1.6.5.3).
+    /// no VLAN passes until the guest adds it (5.1.6.5.3), unless it is promiscuous.
     pub fn started(own: MacAddr, filters_vlans: bool) -> Self {
         let mut queue = Self::default();
         queue.filter.own = Some(own);

@@ -10,9 +10,14 @@
 //! negotiated protocol features. A frontend that knows no protocol features never enables a ring: its rings start
 //! enabled.
 //!
+//! A ring is described whole before it starts: features, memory, size, addresses, kick. While it runs, none of what
+//! describes it changes, save its kick and call descriptors. Its addresses are checked against the memory when they are
+//! set and once more when it starts; that they stay inside memory that changes later is the worker's business, which
+//! stops the ring otherwise.
+//!
 //! A message that is wrong ends the connection when the frontend and we would disagree about memory or rings from then
-//! on; one that asks for what was not offered is refused and the connection lives, unless the frontend would wait for
-//! an answer that we cannot give.
+//! on; one that asks for what was not offered is refused and the connection lives. A frontend that waits for the answer
+//! to such a request is told that there is nothing ([`nothing`]).
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,7 +29,7 @@ use super::memory_table::{MemoryTable, REGIONS_MAX};
 use super::message::*;
 use crate::ring::QUEUE_SIZE_MAX;
 use crate::ring::mailbox::PortShared;
-use crate::sys::fd;
+use crate::sys::fd::{self, Way};
 
 /// The protocol features that we offer.
 pub const PROTOCOL_OFFERED: u64 = Protocol::MQ.bits()
@@ -37,6 +42,8 @@ pub const PROTOCOL_OFFERED: u64 = Protocol::MQ.bits()
 const CONFIG_LEN: usize = 256;
 /// Bytes before the data of GET_CONFIG and SET_CONFIG: offset, size, flags.
 const CONFIG_HEADER_LEN: usize = 12;
+/// In the body of SET_VRING_KICK, CALL and ERR: the ring's number.
+const VRING_INDEX_MASK: u64 = 0xff;
 /// In the body of SET_VRING_KICK, CALL and ERR: no descriptor comes with it.
 const VRING_NO_FD: u64 = 0x100;
 
@@ -49,7 +56,7 @@ pub enum Verdict {
     Answer(Vec<u8>),
     /// Done here.
     Done,
-    /// Not done; the connection lives. The reason, for people.
+    /// Not done; the connection lives. The reason, for people. A request that has an answer gets [`nothing`].
     Refuse(String),
     /// Not done, and the connection ends. The reason, for people.
     End(String),
@@ -57,11 +64,22 @@ pub enum Verdict {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Ring {
+    /// Zero until it is set.
     size: u16,
+    areas: Option<Areas>,
     started: bool,
     enabled: bool,
     /// An enable or disable that came before SET_FEATURES.
     held: Option<bool>,
+}
+
+/// Where a ring's parts are: descriptor table, used ring, available ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Areas {
+    /// In the frontend's memory, as it says.
+    user: [u64; 3],
+    /// In the guest's.
+    guest: [u64; 3],
 }
 
 /// A connection's state, as far as it decides what may come next.
@@ -146,9 +164,6 @@ impl Gate {
             SET_VRING_KICK | SET_VRING_CALL | SET_VRING_ERR => self.set_vring_fd(message),
             SET_VRING_ENABLE => self.set_vring_enable(message),
             RESET_DEVICE => self.reset_device(message),
-            request if has_answer(request) => {
-                Err("it was not offered, and the frontend would wait for an answer".to_owned())
-            }
             _ => Ok(Verdict::Refuse("it was not offered".to_owned())),
         }
     }
@@ -159,11 +174,16 @@ impl Gate {
         if unknown != 0 {
             return Err(format!("it accepts what was not offered: {}", features::names(unknown)));
         }
+        let changes = self.acked.map_or(0, |acked| (acked ^ features) & !PROTOCOL_FEATURES);
+        let mut forward = if changes != 0 { self.stop_disabled() } else { Vec::new() };
+        if let Some(ring) = self.rings.iter().position(|ring| ring.started).filter(|_| changes != 0) {
+            return Err(format!("it changes features while ring {ring} runs: {}", features::names(changes)));
+        }
         let has_protocol = self.protocol.is_some() || features & PROTOCOL_FEATURES != 0;
         message.body = (features | PROTOCOL_FEATURES).to_le_bytes().to_vec();
         self.acked = Some(features);
         tracing::debug!(port = self.port.number, "features: {}", features::names(features));
-        let mut forward = vec![message];
+        forward.push(message);
         for (index, ring) in self.rings.iter_mut().enumerate() {
             let held = ring.held.take().or((!has_protocol).then_some(true));
             ring.enabled = held.unwrap_or(ring.enabled);
@@ -227,18 +247,30 @@ impl Gate {
 
     fn set_backend_channel(&mut self, mut message: Message) -> Admitted {
         match message.fds.pop() {
-            Some(fd) if fd::is_socket(&fd) => {
+            Some(fd) if fd::is_unix_stream(&fd) => {
                 self.backend_channel = Some(fd);
                 Ok(Verdict::Done)
             }
-            _ => Err("no socket came with it".to_owned()),
+            _ => Err("no Unix socket came with it".to_owned()),
         }
     }
 
-    /// Changes the memory. User Mode Linux binds a driver anew with a new table, having disabled every ring; it never
-    /// sends GET_VRING_BASE. So rings that run disabled when the whole table is replaced are stopped first.
+    /// Stops the rings, if they all are disabled. User Mode Linux never sends GET_VRING_BASE: it disables every ring and
+    /// sets the device up anew when a driver is bound again.
+    fn stop_disabled(&mut self) -> Vec<Message> {
+        if self.rings.iter().any(|ring| ring.enabled) {
+            return Vec::new();
+        }
+        let started = self.rings.iter_mut().enumerate().filter(|(_, ring)| ring.started);
+        started
+            .map(|(index, ring)| {
+                ring.started = false;
+                about_ring(GET_VRING_BASE, index, 0)
+            })
+            .collect()
+    }
+
     fn change_memory(&mut self, mut message: Message) -> Admitted {
-        let mut forward = Vec::new();
         let changes = match message.request {
             SET_MEM_TABLE => self.memory.set(&mut message).map(|()| true)?,
             ADD_MEM_REG => self.memory.add(&message)?,
@@ -247,14 +279,12 @@ impl Gate {
                 self.memory.remove(&message)?
             }
         };
-        if message.request == SET_MEM_TABLE && !self.rings.iter().any(|ring| ring.enabled) {
-            for (index, ring) in self.rings.iter_mut().enumerate().filter(|(_, ring)| ring.started) {
-                ring.started = false;
-                forward.push(about_ring(GET_VRING_BASE, index, 0));
-            }
+        if !changes {
+            return Ok(Verdict::Done);
         }
+        let mut forward = if message.request == SET_MEM_TABLE { self.stop_disabled() } else { Vec::new() };
         forward.push(message);
-        Ok(if changes { Verdict::Forward(forward) } else { Verdict::Done })
+        Ok(Verdict::Forward(forward))
     }
 
     fn set_vring_num(&mut self, message: Message) -> Admitted {
@@ -280,25 +310,55 @@ impl Gate {
             return Err("it came before the guest's memory".to_owned());
         }
         let index = self.ring_index(message.u32_at(0))?;
+        let user = [message.u64_at(8), message.u64_at(16), message.u64_at(24)];
+        let areas = self.areas(index, user)?;
+        let ring = &mut self.rings[index];
+        if ring.started {
+            // Said again, as some do to turn logging on and off, it changes nothing.
+            return if ring.areas == Some(areas) {
+                Ok(Verdict::Done)
+            } else {
+                Err(format!("the addresses of ring {index} change while it runs"))
+            };
+        }
+        ring.areas = Some(areas);
+        Ok(Verdict::Forward(vec![message]))
+    }
+
+    /// Where the parts of ring `index` are, if each lies in one memory region and is aligned (virtio 1.3, 2.7).
+    fn areas(&self, index: usize, user: [u64; 3]) -> Result<Areas, String> {
         let size = u64::from(self.rings[index].size);
         if size == 0 {
             return Err(format!("ring {index} has no size yet"));
         }
-        let areas = [
-            ("descriptor table", message.u64_at(8), 16 * size, 16),
-            ("used ring", message.u64_at(16), 6 + 8 * size, 4),
-            ("available ring", message.u64_at(24), 6 + 2 * size, 2),
-        ];
-        for (area, user, len, align) in areas {
-            match self.memory.translate(user, len) {
-                None => return Err(format!("the {area} of ring {index} is not inside the guest's memory")),
-                Some(guest) if !guest.is_multiple_of(align) => {
-                    return Err(format!("the {area} of ring {index} is not aligned to {align} bytes"));
+        let parts =
+            [("descriptor table", 16 * size, 16), ("used ring", 6 + 8 * size, 4), ("available ring", 6 + 2 * size, 2)];
+        let mut guest = [0; 3];
+        for (i, (part, len, align)) in parts.into_iter().enumerate() {
+            guest[i] = match self.memory.translate(user[i], len) {
+                None => return Err(format!("the {part} of ring {index} is not inside the guest's memory")),
+                Some(at) if !at.is_multiple_of(align) || !user[i].is_multiple_of(align) => {
+                    return Err(format!("the {part} of ring {index} is not aligned to {align} bytes"));
                 }
-                Some(_) => {}
-            }
+                Some(at) => at,
+            };
         }
-        Ok(Verdict::Forward(vec![message]))
+        Ok(Areas { user, guest })
+    }
+
+    /// Whether ring `index` may start.
+    fn check_start(&self, index: usize) -> Result<(), String> {
+        if self.acked.is_none() {
+            return Err(format!("ring {index} starts before the features are set"));
+        }
+        let Some(areas) = self.rings[index].areas else {
+            return Err(format!("ring {index} starts before its addresses are set"));
+        };
+        // Size and memory may have changed since.
+        if self.areas(index, areas.user)? != areas {
+            return Err(format!("ring {index} is elsewhere in the guest's memory than when its addresses were set"));
+        }
+        Ok(())
     }
 
     fn set_vring_base(&mut self, message: Message) -> Admitted {
@@ -320,9 +380,13 @@ impl Gate {
 
     fn set_vring_fd(&mut self, message: Message) -> Admitted {
         let body = exact_u64(&message)?;
-        let index = self.ring_index((body & 0xff) as u32)?;
+        if body & !(VRING_INDEX_MASK | VRING_NO_FD) != 0 {
+            return Err(format!("ring and flags {body:#x}"));
+        }
+        let index = self.ring_index((body & VRING_INDEX_MASK) as u32)?;
+        let way = if message.request == SET_VRING_KICK { Way::In } else { Way::Out };
         match (body & VRING_NO_FD != 0, message.fds.as_slice()) {
-            (false, [fd]) => fd::make_event(fd).map_err(|why| format!("its descriptor for ring {index} {why}"))?,
+            (false, [fd]) => fd::make_event(fd, way).map_err(|why| format!("its descriptor for ring {index} {why}"))?,
             (true, []) => {}
             (true, _) => return Err(format!("a descriptor for ring {index} that should have none")),
             (false, _) => return Err(format!("no descriptor for ring {index}")),
@@ -332,6 +396,7 @@ impl Gate {
                 let why = format!("ring {index} is to be polled without ever being kicked, which is not supported");
                 return Ok(Verdict::Refuse(why));
             }
+            self.check_start(index)?;
             self.rings[index].started = true;
         }
         Ok(Verdict::Forward(vec![message]))

@@ -7,11 +7,13 @@ use crate::sys::fd;
 
 /// Regions that a table may have: what `vhost-user-backend` reports as its memory slots.
 pub const REGIONS_MAX: usize = 509;
+/// Bytes of memory that a port may have: 4 TiB. All ports share the 128 TiB of this process's address space, and a file
+/// may be any size without taking any memory.
+pub const MEMORY_BYTES_MAX: u64 = 1 << 42;
 /// Bytes of one region's description.
 const REGION_LEN: usize = 32;
 /// Bytes before the first region of SET_MEM_TABLE: the count and padding; and of the messages about one: padding.
 const TABLE_HEADER_LEN: usize = 8;
-const PAGE: u64 = 4096;
 
 /// What to add where the frontend's memory is not shared with us.
 pub const NOT_SHARED: &str = "the guest's memory is not shared with us; \
@@ -51,13 +53,20 @@ impl Region {
         let Some(end) = end.filter(|_| user.checked_add(size).is_some() && usize::try_from(size).is_ok()) else {
             return Err(format!("the memory region at {guest:#x} of {size:#x} bytes wraps around"));
         };
-        if !offset.is_multiple_of(PAGE) {
-            return Err(format!("the memory region at {guest:#x} starts at {offset:#x} of its file: not at a page"));
+        let at_region = |why: String| format!("the memory region at {guest:#x}: {why}");
+        let file = fd::shareable(file).map_err(at_region)?;
+        let whole_pages = offset.is_multiple_of(file.page) && (file.is_small() || size.is_multiple_of(file.page));
+        if !whole_pages {
+            let what = format!("{size:#x} bytes from {offset:#x} of its file are not whole pages of {:#x}", file.page);
+            return Err(at_region(what));
         }
-        let len = fd::shareable_len(file).map_err(|why| format!("the memory region at {guest:#x}: {why}"))?;
-        if end > len {
-            return Err(format!("the memory region at {guest:#x} needs {end:#x} bytes of a file that has {len:#x}"));
+        if end > file.len {
+            return Err(format!(
+                "the memory region at {guest:#x} needs {end:#x} bytes of a file that has {:#x}",
+                file.len
+            ));
         }
+        tracing::debug!("memory region of {size:#x} bytes at {guest:#x}, sealed against shrinking: {}", file.keeps_len);
         Ok(())
     }
 
@@ -154,6 +163,10 @@ impl MemoryTable {
         region.check(file)?;
         if let Some((other, _)) = self.regions.iter().find(|(other, _)| region.overlaps(other)) {
             return Err(format!("the memory regions at {:#x} and {:#x} overlap", other.guest, region.guest));
+        }
+        let total = self.regions.iter().fold(region.size, |sum, (other, _)| sum.saturating_add(other.size));
+        if total > MEMORY_BYTES_MAX {
+            return Err(format!("{total:#x} bytes of memory; a port may have {MEMORY_BYTES_MAX:#x}"));
         }
         self.regions.push((region, 1));
         Ok(())

@@ -97,8 +97,25 @@ pub fn has_answer(request: u32) -> bool {
             | SET_DEVICE_STATE_FD
             | CHECK_DEVICE_STATE
             | GET_SHMEM_CONFIG
-            | SET_LOG_BASE
+            | POSTCOPY_END
     )
+}
+
+/// The answer to a request that has one and that was not offered: that there is nothing. A frontend that asked without
+/// having been offered it would otherwise wait for ever.
+pub fn nothing(request: u32) -> Vec<u8> {
+    match request {
+        // `struct vhost_user_inflight`: an area of no bytes.
+        GET_INFLIGHT_FD => vec![0; 24],
+        GET_STATUS => vec![0; 8],
+        // The lowest byte says that it failed, bit 8 that no descriptor comes with the answer.
+        SET_DEVICE_STATE_FD => 0x101u64.to_le_bytes().to_vec(),
+        CHECK_DEVICE_STATE | POSTCOPY_END => 1u64.to_le_bytes().to_vec(),
+        // A count and 256 sizes.
+        GET_SHMEM_CONFIG => vec![0; 8 + 256 * 8],
+        // POSTCOPY_ADVISE and GET_SHARED_OBJECT answer by a descriptor, and here there is none.
+        _ => Vec::new(),
+    }
 }
 
 /// A message with its descriptors.

@@ -24,7 +24,7 @@ use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::backend::PortBackend;
+use super::backend::{Behind, PortBackend};
 use super::channel::{self, ChannelError};
 use super::features::{Offer, PROTOCOL_FEATURES};
 use super::gate::{Gate, Verdict};
@@ -123,8 +123,11 @@ struct Session<'a> {
     socket: &'a UnixStream,
     port: &'a Arc<PortShared>,
     gate: Gate,
+    behind: Arc<Behind>,
     private: UnixStream,
     daemon: VhostUserDaemon<Arc<PortBackend>>,
+    /// Requests whose refusal is in the log already, a bit each; the highest is for those without a name.
+    refused: u64,
 }
 
 impl<'a> Session<'a> {
@@ -134,15 +137,16 @@ impl<'a> Session<'a> {
         mailbox: PortMailbox,
         offer: Offer,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let backend = Arc::new(PortBackend::new(offer.features | PROTOCOL_FEATURES, mailbox.clone()));
+        let behind = Arc::new(Behind::new(mailbox));
+        let backend = Arc::new(PortBackend::new(offer.features | PROTOCOL_FEATURES, behind.clone()));
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let name = format!("vhost-{}", port.number);
-        let (daemon, rings) = vring::in_context(mailbox, || VhostUserDaemon::new(name, backend.clone(), memory));
+        let (daemon, rings) = vring::in_context(behind.clone(), || VhostUserDaemon::new(name, backend.clone(), memory));
         let mut daemon = daemon.map_err(|error| error.to_string())?;
         backend.set_rings(rings);
         let private = connect_privately(&mut daemon)?;
         let gate = Gate::new(offer, port.clone());
-        let mut session = Self { socket, port, gate, private, daemon };
+        let mut session = Self { socket, port, gate, behind, private, daemon, refused: 0 };
         session.negotiate()?;
         Ok(session)
     }
@@ -211,7 +215,10 @@ impl<'a> Session<'a> {
                 None => 0,
             },
             Verdict::Refuse(why) => {
-                tracing::warn!(port = self.port.number, network = self.port.network, "{name} refused: {why}");
+                self.log_refusal(request, name, &why);
+                if has_answer(request) {
+                    return self.reply(request, nothing(request));
+                }
                 1
             }
             Verdict::End(why) => {
@@ -224,7 +231,17 @@ impl<'a> Session<'a> {
         if acknowledge { self.reply(request, u64::to_le_bytes(status).to_vec()) } else { Ok(()) }
     }
 
-    fn forward_all(&self, messages: Vec<Message>) -> Result<Option<Message>, ChannelError> {
+    /// Once for each request of a connection: a frontend that asks again and again does not fill the log.
+    fn log_refusal(&mut self, request: u32, name: &str, why: &str) {
+        let bit = 1 << request.min(u64::BITS - 1);
+        if self.refused & bit == 0 {
+            self.refused |= bit;
+            let (port, network) = (self.port.number, self.port.network.as_str());
+            tracing::warn!(port, network, "{name} ({request}) refused: {why}");
+        }
+    }
+
+    fn forward_all(&mut self, messages: Vec<Message>) -> Result<Option<Message>, ChannelError> {
         let mut last = None;
         for message in messages {
             last = self.forward(message)?;
@@ -233,23 +250,28 @@ impl<'a> Session<'a> {
     }
 
     /// Sends a message to the daemon and waits until it is done. Returns the answer of a request that has one.
-    fn forward(&self, mut message: Message) -> Result<Option<Message>, ChannelError> {
-        if has_answer(message.request) {
-            message.flags = FLAG_VERSION;
-            return self.ask(&message).map(Some);
+    fn forward(&mut self, mut message: Message) -> Result<Option<Message>, ChannelError> {
+        let name = message.name();
+        message.flags = if has_answer(message.request) { FLAG_VERSION } else { FLAG_VERSION | FLAG_NEED_REPLY };
+        let answer = self.ask(&message);
+        if let Some(trouble) = self.behind.trouble() {
+            return Err(ChannelError::Behind(trouble.to_owned()));
         }
-        message.flags = FLAG_VERSION | FLAG_NEED_REPLY;
-        let ack = self.ask(&message)?;
-        if ack.u64_at(0) != 0 {
-            return Err(ChannelError::Header(format!("{} failed; see the log before", message.name())));
+        match answer {
+            Ok(answer) if has_answer(message.request) => Ok(Some(answer)),
+            Ok(ack) if ack.u64_at(0) == 0 => Ok(None),
+            // The daemon ends with the request that failed, and says why.
+            _ => {
+                let _ = self.private.shutdown(Shutdown::Both);
+                let why = self.daemon.wait().err().map_or_else(String::new, |error| format!(": {error}"));
+                Err(ChannelError::Behind(format!("{name} could not be carried out{why}")))
+            }
         }
-        Ok(None)
     }
 
     fn ask(&self, message: &Message) -> Result<Message, ChannelError> {
-        let failed = |_| ChannelError::Header(format!("{} could not be carried out", message.name()));
-        channel::send(self.private.as_fd(), message).map_err(failed)?;
-        channel::receive(self.private.as_fd()).map_err(failed)
+        channel::send(self.private.as_fd(), message)?;
+        channel::receive(self.private.as_fd())
     }
 
     fn reply(&self, request: u32, body: Vec<u8>) -> Result<(), ChannelError> {

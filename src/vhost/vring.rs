@@ -15,7 +15,8 @@ use vhost_user_backend::{VringRwLock, VringStateGuard, VringStateMutGuard, Vring
 use virtio_queue::{Error as QueueError, QueueT};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::ring::mailbox::{Message, PortMailbox, RingSetup};
+use super::backend::Behind;
+use crate::ring::mailbox::{Message, RingSetup};
 
 /// The memory that the crate keeps for us.
 pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
@@ -26,13 +27,13 @@ thread_local! {
 
 /// What the vrings that are made in this thread belong to.
 struct Context {
-    mailbox: PortMailbox,
+    behind: Arc<Behind>,
     rings: Vec<Vring>,
 }
 
 /// Runs `make`, which makes a port's vrings, and returns its result with those vrings in order.
-pub(super) fn in_context<T>(mailbox: PortMailbox, make: impl FnOnce() -> T) -> (T, Vec<Vring>) {
-    CONTEXT.with_borrow_mut(|context| *context = Some(Context { mailbox, rings: Vec::new() }));
+pub(super) fn in_context<T>(behind: Arc<Behind>, make: impl FnOnce() -> T) -> (T, Vec<Vring>) {
+    CONTEXT.with_borrow_mut(|context| *context = Some(Context { behind, rings: Vec::new() }));
     let made = make();
     let rings = CONTEXT.take().map_or_else(Vec::new, |context| context.rings);
     (made, rings)
@@ -52,7 +53,7 @@ struct State {
 pub(super) struct Vring {
     inner: VringRwLock<Memory>,
     index: usize,
-    mailbox: PortMailbox,
+    behind: Arc<Behind>,
     state: Arc<Mutex<State>>,
 }
 
@@ -71,10 +72,9 @@ impl Vring {
     }
 
     fn start(&self, state: &mut State) {
-        let (Some(kick), call, err) = (copy(&state.kick), copy(&state.call), copy(&state.err)) else {
-            tracing::warn!(ring = self.index, "not started: out of file descriptors");
-            return;
-        };
+        // The kick is given away: when the ring starts again it has a new one.
+        let Some(kick) = state.kick.take() else { return };
+        let (call, err) = (self.copy(&state.call), self.copy(&state.err));
         let setup = {
             let inner = self.inner.get_ref();
             let queue = inner.get_queue();
@@ -90,9 +90,19 @@ impl Vring {
                 err,
             }
         };
-        // Without a worker the process is ending, and the ring is not used.
-        let _ = self.mailbox.post(Message::RingStart { index: self.index, setup });
-        state.started = true;
+        state.started = self.behind.post(Message::RingStart { index: self.index, setup }).is_some();
+    }
+
+    /// A second descriptor, for the worker.
+    fn copy(&self, fd: &Option<OwnedFd>) -> Option<OwnedFd> {
+        let copy = fd.as_ref().map(OwnedFd::try_clone).transpose();
+        copy.unwrap_or_else(|error| self.out_of_descriptors(&error))
+    }
+
+    /// A ring that lacks a descriptor would run without ever being heard: the session ends instead.
+    fn out_of_descriptors<T>(&self, error: &io::Error) -> Option<T> {
+        self.behind.fail(format!("ring {} cannot have its descriptors: {error} (raise `ulimit -n`)", self.index));
+        None
     }
 
     fn stop(&self, state: &mut State) {
@@ -100,7 +110,7 @@ impl Vring {
             return;
         }
         state.started = false;
-        if let Ok(next_avail) = self.mailbox.post(Message::RingStop { index: self.index }) {
+        if let Some(next_avail) = self.behind.post(Message::RingStop { index: self.index }) {
             self.inner.set_queue_next_avail(next_avail);
             // What was taken has been given back, in order.
             if let Ok(next_used) = self.inner.queue_used_idx() {
@@ -108,10 +118,6 @@ impl Vring {
             }
         }
     }
-}
-
-fn copy(fd: &Option<OwnedFd>) -> Option<OwnedFd> {
-    fd.as_ref().and_then(|fd| fd.try_clone().ok())
 }
 
 impl<'a> VringStateGuard<'a, Memory> for Vring {
@@ -128,7 +134,7 @@ impl VringT<Memory> for Vring {
         CONTEXT.with_borrow_mut(|context| {
             let context = context.as_mut().ok_or(QueueError::QueueNotReady)?;
             let state = Arc::new(Mutex::new(State::default()));
-            let ring = Self { inner, index: context.rings.len(), mailbox: context.mailbox.clone(), state };
+            let ring = Self { inner, index: context.rings.len(), behind: context.behind.clone(), state };
             context.rings.push(ring.clone());
             Ok(ring)
         })
@@ -164,7 +170,7 @@ impl VringT<Memory> for Vring {
 
     fn set_enabled(&self, enabled: bool) {
         self.inner.set_enabled(enabled);
-        let _ = self.mailbox.post(Message::RingEnable { index: self.index, on: enabled });
+        self.behind.post(Message::RingEnable { index: self.index, on: enabled });
     }
 
     fn set_queue_info(&self, desc_table: u64, avail_ring: u64, used_ring: u64) -> Result<(), QueueError> {
@@ -207,7 +213,9 @@ impl VringT<Memory> for Vring {
 
     fn set_kick(&self, file: Option<File>) {
         let mut state = self.state();
-        state.kick = file.as_ref().and_then(|file| file.try_clone().ok()).map(OwnedFd::from);
+        // The crate takes a ring with a kick for one that can start, so it keeps one; the worker gets the other.
+        let copy = file.as_ref().map(File::try_clone).transpose();
+        state.kick = copy.unwrap_or_else(|error| self.out_of_descriptors(&error)).map(OwnedFd::from);
         self.inner.set_kick(file);
         // A ready ring is given another descriptor: the crate does not make it ready again, so it starts anew here.
         if state.started {
@@ -226,7 +234,7 @@ impl VringT<Memory> for Vring {
         let mut state = self.state();
         state.call = file.map(OwnedFd::from);
         if state.started {
-            let _ = self.mailbox.post(Message::RingCall { index: self.index, call: copy(&state.call) });
+            self.behind.post(Message::RingCall { index: self.index, call: self.copy(&state.call) });
         }
     }
 

@@ -21,11 +21,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use vm_memory::GuestMemoryMmap;
 
 use crate::metrics::Counter;
 use crate::ring::mailbox::{Envelope, Mailbox, Message, RingSetup};
-use crate::ring::{Burst, GuestMem, HEAD_MAX, RingError};
+use crate::ring::{Burst, HEAD_MAX, RingError};
 use crate::switch::PORTS_MAX;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::sigbus;
@@ -179,6 +178,7 @@ impl Worker {
             }
         }
         self.ready = ready;
+        self.stop_faulted();
     }
 
     /// Looks at a ring that has, or may have, been kicked.
@@ -244,6 +244,8 @@ impl Worker {
             return false;
         }
         if self.burst.is_empty() {
+            // A ring whose memory has just gone away looks empty.
+            self.stop_faulted();
             return self.stays_polled(polled);
         }
         polled.empty_since = None;
@@ -338,7 +340,7 @@ impl Worker {
         match message {
             Message::Attach(_) => {}
             Message::Features(features) => port.set_features(features),
-            Message::Memory(mappings) => port.set_memory(snapshot(port.shared.number, mappings)),
+            Message::Memory(mem) => port.set_memory(mem),
             Message::RingStart { index: ring, setup } => self.start_ring(index, ring, setup),
             Message::RingCall { index: ring, call } if ring < port.slots.len() => port.set_call(ring, call),
             Message::RingEnable { index: ring, on } if ring < port.slots.len() => port.enable(ring, on),
@@ -403,17 +405,6 @@ impl Drop for Worker {
     /// However the worker ends, no session may wait for it.
     fn drop(&mut self) {
         self.mailbox.close();
-    }
-}
-
-/// A snapshot of a guest's memory; none when it cannot be guarded, and then its rings cannot start.
-fn snapshot(number: u32, mappings: Option<Arc<GuestMemoryMmap>>) -> Option<Arc<GuestMem>> {
-    match GuestMem::new(mappings?) {
-        Ok(mem) => Some(Arc::new(mem)),
-        Err(error) => {
-            tracing::warn!(port = number, "the guest's memory is not used: {error}");
-            None
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,7 @@ fn ends(messages: &[Message], why: &str) {
 fn f1_messages_out_of_order() {
     ends(&[Message::new(SET_VRING_ADDR, vec![0; 40])], "came before the guest's memory");
     ends(&[u64_message(SET_FEATURES, u64::MAX)], "was not offered");
-    ends(&[u64_message(GET_INFLIGHT_FD, 0)], "would wait for an answer");
+    ends(&[Message { fds: vec![event()], ..u64_message(SET_VRING_KICK, 0) }], "before the features");
 }
 
 #[test]
@@ -134,6 +134,20 @@ fn f1_a_request_that_nobody_knows_is_refused_and_the_connection_lives() {
     send(&stream, &Message::new(GET_FEATURES, Vec::new()));
     stream.read_exact(&mut reply).expect("an answer");
     assert_eq!(reply[0], 1);
+    bench.others_live();
+}
+
+#[test]
+fn f1_a_question_that_was_not_offered_is_answered_by_nothing() {
+    let mut bench = Bench::new();
+    let mut stream = bench.connect();
+    for _ in 0..100 {
+        send(&stream, &Message::new(GET_INFLIGHT_FD, vec![0; 24]));
+        let mut reply = [0; 12 + 24];
+        stream.read_exact(&mut reply).expect("an answer");
+        assert_eq!(reply[12..], [0; 24]);
+    }
+    bench.daemon.expect_warning("GET_INFLIGHT_FD (31) refused");
     bench.others_live();
 }
 
@@ -210,7 +224,7 @@ fn f3_descriptors_where_none_belong_and_none_where_one_does() {
     ends(&[Message { fds: vec![event()], ..Message::new(GET_FEATURES, vec![]) }], "1 descriptors came with it");
     ends(&[u64_message(SET_VRING_KICK, 0)], "no descriptor for ring 0");
     let many = (0..33).map(|_| event()).collect();
-    ends(&[Message { fds: many, ..u64_message(SET_VRING_KICK, 0) }], "descriptors of a message were lost");
+    ends(&[Message { fds: many, ..u64_message(SET_VRING_KICK, 0) }], "a message with more than 32 descriptors");
 }
 
 #[test]
@@ -222,7 +236,7 @@ fn f3_descriptors_of_another_kind() {
     }
     let pipe = nix::unistd::pipe().expect("a pipe").0;
     ends(&[table(4096, pipe)], "not a file that can be mapped");
-    ends(&[Message { fds: vec![event()], ..Message::new(SET_BACKEND_REQ_FD, vec![]) }], "no socket came with it");
+    ends(&[Message { fds: vec![event()], ..Message::new(SET_BACKEND_REQ_FD, vec![]) }], "no Unix socket came with it");
 }
 
 #[test]
@@ -246,6 +260,43 @@ fn f4_memory_tables_that_lie() {
     let mut many = table(4096, file(4096));
     many.body[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     ends(&[many], "4294967295 regions");
+}
+
+/// Memory that is gone, and used where the worker does not look any more, in the session's own thread.
+#[test]
+fn f4_memory_that_shrinks_twice_ends_nobody() {
+    const SIZE: u64 = 1 << 20;
+    const AT: u64 = 0x7000_0000;
+    let mut bench = Bench::new();
+    let stream = bench.connect();
+    let files = [file(SIZE), file(SIZE)];
+    let regions: Vec<u64> = [[0, SIZE, AT, 0], [SIZE, SIZE, AT + SIZE, 0]].concat();
+    let body = [&[2u64], regions.as_slice()].concat().into_iter().flat_map(u64::to_le_bytes).collect();
+    let fds = files.iter().map(|file| file.try_clone().expect("a copy")).collect();
+    send(&stream, &u64_message(SET_FEATURES, 1 << 32));
+    send(&stream, &Message { fds, ..Message::new(SET_MEM_TABLE, body) });
+    let place = |index: u64, at: u64| {
+        send(&stream, &u64_message(SET_VRING_NUM, index | 256 << 32));
+        let words = [index, at, at + 0x2000, at + 0x1000, 0];
+        send(&stream, &Message::new(SET_VRING_ADDR, words.map(u64::to_le_bytes).concat()));
+    };
+    place(1, AT);
+    let kick = EventFd::new().expect("an eventfd");
+    let fds = vec![OwnedFd::from(kick.as_fd().try_clone_to_owned().expect("a copy"))];
+    send(&stream, &Message { fds, ..u64_message(SET_VRING_KICK, 1) });
+    // An answer says that everything before it is done.
+    let answered = || {
+        send(&stream, &Message::new(GET_FEATURES, Vec::new()));
+        (&stream).read_exact(&mut [0; 20]).expect("an answer");
+    };
+    answered();
+    nix::unistd::ftruncate(&files[0], 0).expect("shorter");
+    kick.write(1).expect("a kick");
+    bench.daemon.expect_warning("truncated");
+    nix::unistd::ftruncate(&files[1], 0).expect("shorter");
+    place(3, AT + SIZE);
+    answered();
+    bench.others_live();
 }
 
 #[test]

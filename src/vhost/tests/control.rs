@@ -99,6 +99,8 @@ fn the_guest_may_change_its_address() {
 fn vlans_pass_when_the_guest_has_added_them() {
     let mut queue = queue(true);
     let passes = |queue: &ControlQueue, id| queue.filter().accepts(&frame(OWN, Some(id)));
+    assert!(passes(&queue, 100), "a promiscuous guest gets everything");
+    done(&mut queue, &[0, 0, 0]);
     assert!(accepts(&queue, OWN), "untagged");
     assert!(passes(&queue, 0), "a priority tag is no VLAN");
     assert!(!passes(&queue, 100));

@@ -9,20 +9,30 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::ring::mailbox::{PortShared, STATUS_LINK_UP};
 use crate::vhost::features::{MQ, Offer, PROTOCOL_FEATURES, RINGS_MAX, VERSION_1};
 use crate::vhost::gate::{Gate, PROTOCOL_OFFERED, Verdict};
+use crate::vhost::memory_table::MEMORY_BYTES_MAX;
 use crate::vhost::message::*;
 
 const MIB: u64 = 1 << 20;
+/// Where [`ready`] puts the guest's memory in the frontend's.
+const AT: u64 = 0x7000_0000;
 
 fn gate() -> Gate {
     let port = PortShared::new(0, "lab".into(), [2, 0, 0, 0, 0, 9]).unwrap();
     Gate::new(Offer::new(0, Some(9000)), Arc::new(port))
 }
 
-/// A gate whose frontend has come as far as ring 0 needs.
+/// A gate whose frontend has come as far as ring 0 needs before it starts.
+fn placed() -> Gate {
+    let mut gate = ready();
+    forwarded(gate.admit(address(0, AT, AT + 0x2000, AT + 0x1000)));
+    gate
+}
+
+/// A gate whose frontend has come as far as the addresses of ring 0 need.
 fn ready() -> Gate {
     let mut gate = gate();
     forwarded(gate.admit(u64_message(SET_FEATURES, VERSION_1 | PROTOCOL_FEATURES)));
-    forwarded(gate.admit(table(&[(0, 2 * MIB, 0x7000_0000, 0)], 2 * MIB)));
+    forwarded(gate.admit(table(&[(0, 2 * MIB, AT, 0)], 2 * MIB)));
     forwarded(gate.admit(pair(SET_VRING_NUM, 0, 256)));
     gate
 }
@@ -185,7 +195,46 @@ fn a_region_must_be_in_its_file() {
     ends(gate().admit(table(&[(u64::MAX - 4095, MIB, 0, 0)], MIB)), "wraps");
     ends(gate().admit(table(&[(0, MIB, u64::MAX - 4095, 0)], MIB)), "wraps");
     ends(gate().admit(table(&[(0, 0, 0, 0)], MIB)), "zero");
-    ends(gate().admit(table(&[(0, 4096, 0, 100)], MIB)), "not at a page");
+    ends(gate().admit(table(&[(0, 4096, 0, 100)], MIB)), "not whole pages");
+    forwarded(gate().admit(table(&[(0, MIB - 100, 0, 0)], MIB - 100)));
+}
+
+#[test]
+fn a_region_of_huge_pages_has_whole_ones() {
+    // Making the file takes no page of the pool, and no huge page is touched.
+    let Ok(huge) = memfd_create(c"test", MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB) else { return };
+    File::from(huge.try_clone().unwrap()).set_len(4 * MIB).unwrap();
+    let region = |size, offset| {
+        let mut message = table(&[(0, size, 0, offset)], 0);
+        message.fds = vec![huge.try_clone().unwrap()];
+        message
+    };
+    forwarded(gate().admit(region(2 * MIB, 2 * MIB)));
+    ends(gate().admit(region(2 * MIB, MIB)), "not whole pages of 0x200000");
+    ends(gate().admit(region(MIB, 0)), "not whole pages of 0x200000");
+}
+
+#[test]
+fn memory_is_bounded() {
+    let half = MEMORY_BYTES_MAX / 2;
+    forwarded(gate().admit(table(&[(0, half, 0, 0), (half, half, half, 0)], half)));
+    ends(gate().admit(table(&[(0, half, 0, 0), (half, half, half, 0), (2 * half, 4096, 2 * half, 0)], half)), "a port");
+}
+
+#[test]
+fn a_file_that_is_sealed_against_writing_cannot_be_shared() {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    let file = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    File::from(file.try_clone().unwrap()).set_len(MIB).unwrap();
+    let region = || {
+        let mut message = table(&[(0, MIB, 0, 0)], 0);
+        message.fds = vec![file.try_clone().unwrap()];
+        message
+    };
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)).unwrap();
+    forwarded(gate().admit(region()));
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
+    ends(gate().admit(region()), "sealed against writing");
 }
 
 #[test]
@@ -295,10 +344,14 @@ fn a_rings_areas_lie_aligned_inside_memory() {
 fn a_kick_is_an_eventfd_or_a_pipe_and_never_blocks() {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let event = event();
-    forwarded(ready().admit(with_fd(SET_VRING_KICK, 0, event.try_clone().unwrap())));
+    forwarded(placed().admit(with_fd(SET_VRING_KICK, 0, event.try_clone().unwrap())));
     let flags = OFlag::from_bits_retain(fcntl(&event, FcntlArg::F_GETFL).unwrap());
     assert!(flags.contains(OFlag::O_NONBLOCK));
     forwarded(ready().admit(with_fd(SET_VRING_CALL, 0, nix::unistd::pipe().unwrap().1)));
+    forwarded(placed().admit(with_fd(SET_VRING_KICK, 0, nix::unistd::pipe().unwrap().0)));
+    ends(placed().admit(with_fd(SET_VRING_KICK, 0, nix::unistd::pipe().unwrap().1)), "not open for reading");
+    ends(ready().admit(with_fd(SET_VRING_CALL, 0, nix::unistd::pipe().unwrap().0)), "not open for writing");
+    ends(ready().admit(with_fd(SET_VRING_CALL, 0x200, event.try_clone().unwrap())), "0x200");
     ends(ready().admit(with_fd(SET_VRING_CALL, 0, memfd(4096))), "neither an eventfd nor a pipe");
     ends(ready().admit(with_fd(SET_VRING_KICK, 0, File::open("/").unwrap())), "neither an eventfd nor a pipe");
     ends(ready().admit(with_fd(SET_VRING_CALL, 0x100, event)), "should have none");
@@ -308,21 +361,46 @@ fn a_kick_is_an_eventfd_or_a_pipe_and_never_blocks() {
 }
 
 #[test]
-fn a_running_ring_keeps_its_size_and_base() {
-    let mut gate = ready();
+fn a_running_ring_keeps_what_describes_it() {
+    let mut gate = placed();
     forwarded(gate.admit(pair(SET_VRING_BASE, 0, 65_535)));
     ends(ready().admit(pair(SET_VRING_BASE, 0, 65_536)), "above 65535");
     forwarded(gate.admit(with_fd(SET_VRING_KICK, 0, event())));
     ends(gate.admit(pair(SET_VRING_NUM, 0, 128)), "while it runs");
     ends(gate.admit(pair(SET_VRING_BASE, 0, 1)), "while it runs");
+    assert!(matches!(gate.admit(address(0, AT, AT + 0x2000, AT + 0x1000)), Verdict::Done), "nothing new");
+    ends(gate.admit(address(0, AT, AT + 0x3000, AT + 0x1000)), "while it runs");
+    forwarded(gate.admit(pair(SET_VRING_ENABLE, 0, 1)));
+    ends(gate.admit(u64_message(SET_FEATURES, VERSION_1 | MQ)), "while ring 0 runs: MQ");
+    forwarded(gate.admit(u64_message(SET_FEATURES, VERSION_1)));
+    forwarded(gate.admit(with_fd(SET_VRING_KICK, 0, event())));
     forwarded(gate.admit(pair(GET_VRING_BASE, 0, 0)));
     forwarded(gate.admit(pair(SET_VRING_NUM, 0, 128)));
 }
 
 #[test]
-fn a_new_table_stops_rings_that_were_all_disabled() {
+fn a_ring_starts_when_it_is_described_whole() {
+    ends(ready().admit(with_fd(SET_VRING_KICK, 0, event())), "before its addresses");
+    let mut gate = placed();
+    forwarded(gate.admit(Message::new(RESET_DEVICE, Vec::new())));
+    ends(gate.admit(with_fd(SET_VRING_KICK, 0, event())), "before the features");
+    // The size has grown since the addresses were checked: the ring would leave its region.
     let mut gate = ready();
-    let new = || table(&[(0, 2 * MIB, 0x7000_0000, 0)], 2 * MIB);
+    forwarded(gate.admit(address(0, AT + 2 * MIB - 4096, AT, AT + 0x1000)));
+    forwarded(gate.admit(pair(SET_VRING_NUM, 0, 512)));
+    ends(gate.admit(with_fd(SET_VRING_KICK, 0, event())), "not inside");
+    // The memory has moved since.
+    let mut gate = placed();
+    forwarded(gate.admit(table(&[(4 * MIB, 2 * MIB, AT, 0)], 2 * MIB)));
+    ends(gate.admit(with_fd(SET_VRING_KICK, 0, event())), "elsewhere");
+}
+
+#[test]
+fn a_new_table_stops_rings_that_were_all_disabled() {
+    let mut gate = placed();
+    forwarded(gate.admit(pair(SET_VRING_NUM, 1, 256)));
+    forwarded(gate.admit(address(1, AT, AT + 0x2000, AT + 0x1000)));
+    let new = || table(&[(0, 2 * MIB, AT, 0)], 2 * MIB);
     for index in [0, 1] {
         forwarded(gate.admit(with_fd(SET_VRING_KICK, u64::from(index), event())));
         forwarded(gate.admit(pair(SET_VRING_ENABLE, index, 1)));
@@ -336,6 +414,14 @@ fn a_new_table_stops_rings_that_were_all_disabled() {
     assert_eq!((sent[0].u32_at(0), sent[1].u32_at(0)), (0, 1));
     forwarded(gate.admit(pair(SET_VRING_NUM, 0, 128)));
     assert_eq!(names(&forwarded(gate.admit(new()))), ["SET_MEM_TABLE"], "they are stopped");
+}
+
+#[test]
+fn other_features_stop_rings_that_were_all_disabled() {
+    let mut gate = placed();
+    forwarded(gate.admit(with_fd(SET_VRING_KICK, 0, event())));
+    let sent = forwarded(gate.admit(u64_message(SET_FEATURES, VERSION_1 | MQ | PROTOCOL_FEATURES)));
+    assert_eq!(names(&sent), ["GET_VRING_BASE", "SET_FEATURES"]);
 }
 
 #[test]
@@ -355,13 +441,16 @@ fn the_configuration_is_read_within_bounds() {
 }
 
 #[test]
-fn requests_that_were_not_offered_are_refused_or_end_the_connection() {
-    for request in [SEND_RARP, NET_SET_MTU, SET_LOG_FD, SET_STATUS, IOTLB_MSG, 45, 1000, u32::MAX, 0] {
-        refused(gate().admit(u64_message(request, 1)));
+fn requests_that_were_not_offered_are_refused() {
+    for request in (0..=45).chain([1000, u32::MAX]) {
+        let offered = matches!(request, GET_FEATURES..=SET_MEM_TABLE | SET_VRING_NUM..=SET_VRING_ENABLE)
+            || matches!(request, SET_BACKEND_REQ_FD | GET_CONFIG | RESET_DEVICE | GET_MAX_MEM_SLOTS..=REM_MEM_REG);
+        if !offered {
+            refused(gate().admit(u64_message(request, 1)));
+        }
     }
-    for request in [GET_STATUS, GET_INFLIGHT_FD, SET_LOG_BASE, POSTCOPY_ADVISE, CHECK_DEVICE_STATE] {
-        ends(gate().admit(u64_message(request, 1)), "wait for an answer");
-    }
+    assert_eq!(nothing(GET_INFLIGHT_FD).len(), 24);
+    assert_ne!(nothing(CHECK_DEVICE_STATE), [0; 8], "zero would say that all is well");
     let reply = Message { flags: FLAG_VERSION | FLAG_REPLY, ..u64_message(SET_FEATURES, MQ) };
     ends(gate().admit(reply), "reply");
 }
@@ -369,7 +458,11 @@ fn requests_that_were_not_offered_are_refused_or_end_the_connection() {
 #[test]
 fn the_backend_channel_is_a_socket() {
     let mut gate = gate();
-    ends(gate.admit(with_fd(SET_BACKEND_REQ_FD, 0, event())), "no socket");
+    ends(gate.admit(with_fd(SET_BACKEND_REQ_FD, 0, event())), "no Unix socket");
+    ends(
+        gate.admit(with_fd(SET_BACKEND_REQ_FD, 0, std::net::TcpListener::bind("127.0.0.1:0").unwrap())),
+        "no Unix socket",
+    );
     let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     assert!(matches!(gate.admit(with_fd(SET_BACKEND_REQ_FD, 0, ours)), Verdict::Done));
     assert!(gate.backend_channel().is_some());
