@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change is taken. Exit code 0 means that all of it did.
 #
-# Installs what the tests need, then checks the format and the lints and runs the unit and property tests, the tests of the
-# whole with a driver in process, and the tests with real guests. A step that fails does not keep the later ones from
-# running. It needs no terminal and no input.
+# Installs what the tests need, then checks the format and the lints and runs the unit and property tests, the tests of
+# the whole with a driver in process, the fuzz targets for a moment, and the tests with real guests. A step that fails
+# does not keep the later ones from running. It needs no terminal and no input.
 set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -45,7 +45,7 @@ step "build" cargo test --locked --no-run
 step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc
 step "the whole, with a driver in process" everything_but_guests
-step "fuzzing, 10 s a target" fuzz/run.sh 10
+step "fuzz targets, 10 s each" fuzz/run.sh 10
 step "real guests" cargo test --locked --no-fail-fast --test guests
 
 printf '\n'

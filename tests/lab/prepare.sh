@@ -28,6 +28,9 @@ install_missing() {
     command -v cc >/dev/null || want+=(gcc libc6-dev)
     if [[ $goal == demo ]]; then
         command -v qemu-system-x86_64 >/dev/null || want+=(qemu-system-x86 ipxe-qemu)
+    else
+        # The fuzzer's runtime is C++.
+        command -v c++ >/dev/null || want+=(g++)
     fi
     ((${#want[@]})) || return 0
     if ((EUID)); then
