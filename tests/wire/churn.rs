@@ -1,6 +1,10 @@
 //! Ports come and go, half of them without a word, and nothing of them is left.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use vhost::VhostBackend;
 
 use crate::daemon::{Daemon, Facts, until};
 use crate::guest::{Config, Guest, introduce, mac, plain};
@@ -15,25 +19,64 @@ fn same(before: Facts, after: Facts) -> bool {
         && Facts { rss_anon_kib: before.rss_anon_kib, ..after } == before
 }
 
-/// One guest's life: memory, two rings, a frame each way; ended in order or in the middle of a burst.
+/// Tells the process that is started as a VMM where to attach its guest.
+const SOCKET: &str = "GUESTWIRE_TEST_SOCKET";
+
+/// One guest's life: memory, two rings, a frame each way; ended in order, or killed in the middle of a burst.
 fn cycle(daemon: &Daemon, friend: &mut Guest, number: usize) {
+    if !number.is_multiple_of(2) {
+        return be_killed(daemon, friend);
+    }
     let mut guest = Guest::attach(&daemon.socket(), Config::usual(9));
     guest.send(&plain(mac(1), mac(9), b"out"));
     until("the frame out", || friend.receive().frame[14..] == *b"out");
     friend.send(&plain(mac(9), mac(1), b"in"));
     assert_eq!(guest.receive().frame[14..], *b"in");
-    if number.is_multiple_of(2) {
-        use vhost::VhostBackend;
-        for ring in 0..2 {
-            guest.frontend.get_vring_base(ring).expect("GET_VRING_BASE");
-        }
-        return;
+    for ring in 0..2 {
+        guest.frontend.get_vring_base(ring).expect("GET_VRING_BASE");
     }
-    // Killed: the kernel closes the socket and takes the memory away while frames are on their way.
-    for _ in 0..20 {
-        guest.push(0, &[0; 12], &plain(mac(2), mac(9), &[1; 1000]), &[]);
+}
+
+/// A guest whose VMM is a process of its own, ended by SIGKILL while it sends as fast as it can.
+fn be_killed(daemon: &Daemon, friend: &mut Guest) {
+    let mut vmm = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "churn::a_guest_that_is_killed_in_full_swing_is_forgotten"])
+        .env(SOCKET, daemon.socket())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a process");
+    until("the frame out", || friend.receive().frame[14..] == *b"out");
+    friend.send(&plain(mac(8), mac(1), b"in"));
+    until("the burst", || friend.receive().frame[14..].starts_with(b"burst"));
+    vmm.kill().expect("our child");
+    vmm.wait().expect("our child");
+    while friend.poll(0).is_some() {}
+}
+
+/// What the killed one does until then.
+fn send_for_ever(socket: &Path) {
+    let mut guest = Guest::attach(socket, Config::usual(8));
+    guest.send(&plain(mac(1), mac(8), b"out"));
+    assert_eq!(guest.receive().frame[14..], *b"in");
+    let frame = plain(mac(1), mac(8), &[&b"burst"[..], &[7; 1000]].concat());
+    loop {
+        guest.push(0, &[0; 12], &frame, &[]);
+        guest.transmit[0].publish();
     }
-    guest.transmit[0].publish();
+}
+
+#[test]
+fn a_guest_that_is_killed_in_full_swing_is_forgotten() {
+    if let Some(socket) = std::env::var_os(SOCKET) {
+        return send_for_ever(Path::new(&socket));
+    }
+    let mut daemon = Daemon::with(&[], false);
+    let mut friend = Guest::attach(&daemon.socket(), Config::usual(1));
+    let threads = daemon.facts().threads;
+    be_killed(&daemon, &mut friend);
+    until("its threads have gone", || daemon.facts().threads == threads);
+    daemon.assert_alive();
 }
 
 #[test]
@@ -43,7 +86,9 @@ fn a_thousand_ports_come_and_go_and_leave_nothing_and_disturb_nobody() {
     let mut friend = Guest::attach(&socket, Config::usual(1));
     let (mut a, mut b) = (Guest::attach(&socket, Config::usual(3)), Guest::attach(&socket, Config::usual(4)));
     introduce(&mut a, &mut b);
-    // The first ones make what is made once.
+    // The first ones make what is made once: more at a time than will ever be, since the C library keeps their stacks.
+    let many: Vec<_> = (0..12).map(|_| Guest::attach(&socket, Config::usual(9))).collect();
+    drop(many);
     for number in 0..100 {
         cycle(&daemon, &mut friend, number);
         while b.poll(0).is_some() {}
