@@ -32,12 +32,14 @@ struct Block {
 }
 
 impl Slot {
-    const EMPTY: Self = Self { base: AtomicUsize::new(0), len: AtomicUsize::new(0), faulted: AtomicBool::new(false) };
+    const fn empty() -> Self {
+        Self { base: AtomicUsize::new(0), len: AtomicUsize::new(0), faulted: AtomicBool::new(false) }
+    }
 }
 
 impl Block {
     const fn new() -> Self {
-        let slots = [const { Slot::EMPTY }; BLOCK_SLOTS];
+        let slots = [const { Slot::empty() }; BLOCK_SLOTS];
         Self { slots, next: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
