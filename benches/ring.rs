@@ -1,9 +1,9 @@
 //! A frame from one guest's transmit ring to another's receive ring: take, deliver, give back, tell. Our walker against
 //! virtio-queue as its documentation has it used, on the same kind of rings in the same process.
 //!
-//! The two run in turn within every sample, a burst each, so that a machine whose speed moves shifts both; each sample is
-//! one variant's share. Both guests' drivers are played by the benchmark outside of the time that is taken. Times are for
-//! one frame.
+//! The two run in turn within every sample, a burst each, so that a machine whose speed moves shifts both; each
+//! sample is one variant's share. Both guests' drivers are played by the benchmark outside of the time that is taken.
+//! Times are for one frame.
 #![allow(clippy::unwrap_used)]
 
 use std::hint::black_box;

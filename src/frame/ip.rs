@@ -9,7 +9,6 @@ pub const UDP: u8 = 17;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 /// Extension headers that are looked through.
 const EXTENSIONS_MAX: usize = 8;
@@ -36,6 +35,16 @@ pub struct Layers {
     pub protocol: u8,
     /// A fragment: what is at `transport` may be no header.
     pub fragment: bool,
+}
+
+impl Layers {
+    /// Where the packet ends by its own word, in bytes from the start of the frame; the frame may go on, as padding.
+    pub fn ends_at(&self, head: &[u8]) -> Option<usize> {
+        Some(match self.version {
+            Version::V4 => self.network + usize::from(be16(head, self.network + 2)?),
+            Version::V6 => self.network + 40 + usize::from(be16(head, self.network + 4)?),
+        })
+    }
 }
 
 /// Finds the headers of the packet in the frame that begins with `head`. `None` when it is not IP, or its headers
@@ -71,7 +80,6 @@ fn layers_v6(head: &[u8], network: usize) -> Option<Layers> {
         let units = usize::from(*head.get(transport + 1).unwrap_or(&0));
         let len = match protocol {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => (units + 1) * 8,
-            AUTHENTICATION => (units + 2) * 4,
             FRAGMENT => {
                 let protocol = *head.get(transport)?;
                 let transport = transport + 8;

@@ -2,18 +2,18 @@
 //!
 //! Virtio 1.3, 5.1.6.2 (sending) and 5.1.6.4 (receiving).
 
-use super::checksum::PartialChecksum;
-use super::ethernet::HEADER_LEN;
+use super::checksum::{PartialChecksum, UDP_CHECKSUM};
+use super::ethernet::{self, TYPE_IPV4, TYPE_IPV6};
 use super::ip::{self, Layers, TCP, UDP, Version};
 use super::vnet::{F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader};
 
-/// Segments that one super-frame may stand for. Linux sends at most 65,536 / 48 of TCP and 128 of UDP; without a bound
-/// a guest could have us make 65,000 frames of one.
-pub const SEGMENTS_MAX: usize = 2048;
+/// The least payload of a segment where there are more than [`SMALL_SEGMENTS_MAX`] of them, in bytes: what Linux's TCP
+/// never goes below. Without a bound a guest could have us make 65,000 frames of one.
+pub const SEGMENT_SIZE_MIN: usize = 48;
+/// Segments that may be smaller: as many as Linux makes of one UDP super-frame, of whatever size the program chose.
+pub const SMALL_SEGMENTS_MAX: usize = 128;
 /// Where the checksum is in a TCP header.
 const TCP_CHECKSUM: u16 = 16;
-/// Where the checksum is in a UDP header.
-const UDP_CHECKSUM: u16 = 6;
 const UDP_HEADER_LEN: usize = 8;
 
 /// The offloads that one side has negotiated: as a sender what it may ask of us, as a receiver what it takes.
@@ -122,7 +122,7 @@ pub enum BadHeader {
     /// A checksum is left to us without CSUM.
     #[error("a checksum is left to the device, but CSUM was not negotiated")]
     ChecksumNotNegotiated,
-    /// The checksum does not lie inside the frame, or lies inside the Ethernet header.
+    /// The checksum does not lie inside the frame, or covers the Ethernet or the IP header.
     #[error("the checksum lies outside of the frame")]
     ChecksumOutside,
     /// A `gso_type` that does not exist or was not negotiated.
@@ -132,7 +132,7 @@ pub enum BadHeader {
     #[error("a super-frame whose checksum is not left to the device")]
     SegmentWithoutChecksum,
     /// A super-frame with a segment size of zero, or that would be cut into too many.
-    #[error("a super-frame of more than {SEGMENTS_MAX} segments, or of segments without a size")]
+    #[error("a super-frame of segments without a size, or of very many small ones")]
     SegmentSize,
     /// The frame's own headers are not those of its `gso_type`.
     #[error("a super-frame whose headers are not those of its type")]
@@ -171,7 +171,14 @@ fn validate_offload(
     }
     let at = PartialChecksum { start: header.csum_start, offset: header.csum_offset };
     let end = usize::from(at.start) + usize::from(at.offset) + 2;
-    if usize::from(at.start) < HEADER_LEN || end > frame_len {
+    // What is written there must be nothing that the switch has judged: not the addresses, not a tag.
+    let floor = match ethernet::network(head) {
+        Some((TYPE_IPV4, network)) => network + 20,
+        Some((TYPE_IPV6, network)) => network + 40,
+        Some((_, network)) => network,
+        None => return Err(BadHeader::ChecksumOutside),
+    };
+    if usize::from(at.start) < floor || end > frame_len {
         return Err(BadHeader::ChecksumOutside);
     }
     if header.gso_type == GSO_NONE {
@@ -182,10 +189,12 @@ fn validate_offload(
     if !negotiated.has(gso.kind) || (gso.ecn && !negotiated.ecn) {
         return Err(BadHeader::TypeNotNegotiated);
     }
-    if at != gso.checksum() || usize::from(gso.payload) > frame_len {
+    let ends = layers.ends_at(head).is_some_and(|end| end == frame_len);
+    if at != gso.checksum() || usize::from(gso.payload) > frame_len || !ends {
         return Err(BadHeader::HeadersMismatch);
     }
-    if gso.size == 0 || (frame_len - usize::from(gso.payload)) / usize::from(gso.size) >= SEGMENTS_MAX {
+    let (payload, size) = (frame_len - usize::from(gso.payload), usize::from(gso.size));
+    if size == 0 || (size < SEGMENT_SIZE_MIN && payload.div_ceil(size) > SMALL_SEGMENTS_MAX) {
         return Err(BadHeader::SegmentSize);
     }
     Ok(Offload::Segment(gso))

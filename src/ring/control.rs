@@ -39,6 +39,7 @@ impl ControlRing {
             return Ok(false);
         }
         let (mut readable, mut writable): (Vec<Span>, Vec<Span>) = (Vec::new(), Vec::new());
+        self.ring.reset_effort();
         let head = self.ring.head(0);
         self.ring.walk_both(head, &mut readable, &mut writable)?;
         let len = readable.iter().map(|s| s.len).sum();

@@ -74,6 +74,8 @@ pub(super) fn take_front(spans: &mut [Span], first: &mut usize, out: &mut [u8]) 
             *first += 1;
         }
     }
+    // What was copied is what is judged: the compiler must not read the guest's memory again in its place.
+    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
 }
 
 /// Drops `n` bytes from the front of `spans`, as [`take_front`] does, without reading them.

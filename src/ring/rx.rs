@@ -58,8 +58,8 @@ pub struct RxRing {
 unsafe impl Send for RxRing {}
 
 impl RxRing {
-    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the length
-    /// of the virtio-net header in bytes, 10 or 12; `mergeable` says that a frame may fill several buffers
+    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the
+    /// length of the virtio-net header in bytes, 10 or 12; `mergeable` says that a frame may fill several buffers
     /// (VIRTIO_NET_F_MRG_RXBUF).
     ///
     /// # Errors
@@ -135,7 +135,7 @@ impl RxRing {
                 }
             }
             let head = self.ring.head(taken);
-            let capacity = self.ring.walk(head, Direction::Writable, &mut self.spans)?;
+            let capacity = self.ring.walk(head, Direction::Writable, need - room, &mut self.spans)?;
             if capacity == 0 || (taken == 0 && capacity < self.header_len as u64) {
                 return Err(RingError::ReceiveBufferRunt(capacity).into());
             }

@@ -177,11 +177,20 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(n);
     }
 
-    /// Walks the chain from `head` on, all of whose buffers must go one way, and appends them to `spans`. Returns their
-    /// length in bytes.
+    /// Walks the chain from `head` on, all of whose buffers must go one way, and appends their first `limit` bytes to
+    /// `spans`. Returns the length of all of them in bytes.
+    ///
+    /// What lies beyond the limit is neither used nor looked for: a chain of gigabytes costs no more than one of the
+    /// limit's length.
     #[inline]
-    pub(super) fn walk(&mut self, head: u16, want: Direction, spans: &mut Vec<Span>) -> Result<u64, RingError> {
-        let mut total = 0;
+    pub(super) fn walk(
+        &mut self,
+        head: u16,
+        want: Direction,
+        limit: u64,
+        spans: &mut Vec<Span>,
+    ) -> Result<u64, RingError> {
+        let mut total = 0u64;
         self.walk_each(head, &mut |ring, d| {
             if direction(d) != want {
                 return Err(RingError::Direction(match want {
@@ -189,8 +198,10 @@ impl SplitRing {
                     Direction::Writable => "should write it",
                 }));
             }
+            let wanted = limit.saturating_sub(total).min(u64::from(d.len));
             total += u64::from(d.len);
-            ring.mem.translate(d.addr, d.len, &mut ring.hint, spans)
+            // At most the descriptor's own length, which fits.
+            ring.mem.translate(d.addr, wanted as u32, &mut ring.hint, spans)
         })?;
         Ok(total)
     }

@@ -134,9 +134,9 @@ pub struct TxRing {
 }
 
 impl TxRing {
-    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the length
-    /// of the virtio-net header in bytes; it is looked at only with `read_header`, that is when the guest has an offload
-    /// to ask for.
+    /// Starts a ring; takes the call descriptor out of `setup` and interrupts the guest once. `header_len` is the
+    /// length of the virtio-net header in bytes; it is looked at only with `read_header`, that is when the guest has
+    /// an offload to ask for.
     ///
     /// # Errors
     /// When an area of the ring is not where it may be.
@@ -181,7 +181,8 @@ impl TxRing {
     fn take_one(&mut self, i: usize, burst: &mut Burst) -> Result<u64, RingError> {
         let descriptor = self.ring.head(i as u16);
         let mut first = burst.spans.len();
-        let total = match self.ring.walk(descriptor, Direction::Readable, &mut burst.spans) {
+        let limit = (self.header_len + FRAME_LEN_MAX) as u64;
+        let total = match self.ring.walk(descriptor, Direction::Readable, limit, &mut burst.spans) {
             Ok(total) => total,
             Err(error) => {
                 burst.spans.truncate(first);

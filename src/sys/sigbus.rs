@@ -8,8 +8,8 @@
 //! The handler runs at any point of any thread, so it only reads atomics and makes one system call. The table is a
 //! list of blocks that are never freed, so it can be walked at any time; it grows to the most mappings that were ever
 //! guarded at once. A slot is taken by writing its length last and given up by clearing its length first; the thread
-//! that faults is using the mapping, so its guard cannot be given up meanwhile. A mapping may be guarded more than once,
-//! as when two snapshots share it: a fault marks every guard.
+//! that faults is using the mapping, so its guard cannot be given up meanwhile. A mapping may be guarded more than
+//! once, as when two snapshots share it: a fault marks every guard.
 //!
 //! A SIGBUS from anywhere else ends the process, as it should.
 
@@ -31,10 +31,13 @@ struct Block {
     next: AtomicPtr<Block>,
 }
 
+impl Slot {
+    const EMPTY: Self = Self { base: AtomicUsize::new(0), len: AtomicUsize::new(0), faulted: AtomicBool::new(false) };
+}
+
 impl Block {
     const fn new() -> Self {
-        let slots = [const { Slot { base: AtomicUsize::new(0), len: AtomicUsize::new(0), faulted: AtomicBool::new(false) } };
-            BLOCK_SLOTS];
+        let slots = [const { Slot::EMPTY }; BLOCK_SLOTS];
         Self { slots, next: AtomicPtr::new(std::ptr::null_mut()) }
     }
 

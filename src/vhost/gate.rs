@@ -255,8 +255,8 @@ impl Gate {
         }
     }
 
-    /// Stops the rings, if they all are disabled. User Mode Linux never sends GET_VRING_BASE: it disables every ring and
-    /// sets the device up anew when a driver is bound again.
+    /// Stops the rings, if they all are disabled. User Mode Linux never sends GET_VRING_BASE: it disables every ring
+    /// and sets the device up anew when a driver is bound again.
     fn stop_disabled(&mut self) -> Vec<Message> {
         if self.rings.iter().any(|ring| ring.enabled) {
             return Vec::new();

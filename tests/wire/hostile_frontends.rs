@@ -282,7 +282,7 @@ fn f4_memory_that_shrinks_twice_ends_nobody() {
     };
     place(1, AT);
     let kick = EventFd::new().expect("an eventfd");
-    let fds = vec![OwnedFd::from(kick.as_fd().try_clone_to_owned().expect("a copy"))];
+    let fds = vec![kick.as_fd().try_clone_to_owned().expect("a copy")];
     send(&stream, &Message { fds, ..u64_message(SET_VRING_KICK, 1) });
     // An answer says that everything before it is done.
     let answered = || {

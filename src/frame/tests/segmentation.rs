@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::packets::{Offsets, Packet, packet, pseudo_sum, slow_sum};
 use crate::frame::FRAME_HEAD_MAX;
 use crate::frame::checksum;
-use crate::frame::offload::{BadHeader, Fit, Offload, Offloads, SEGMENTS_MAX, validate};
+use crate::frame::offload::{BadHeader, Fit, Offload, Offloads, SEGMENT_SIZE_MIN, SMALL_SEGMENTS_MAX, validate};
 use crate::frame::segment::{Scratch, segment};
 use crate::frame::vnet::VnetHeader;
 
@@ -59,7 +59,7 @@ fn obvious(packet: &Packet, frame: &[u8], offsets: Offsets, index: usize, count:
     }
     all.extend_from_slice(&pseudo.to_be_bytes());
     let sum = match !slow_sum(&all) {
-        0 => 0xffff,
+        0 if !packet.is_tcp() => 0xffff,
         sum => sum,
     };
     out[field..field + 2].copy_from_slice(&sum.to_be_bytes());
@@ -74,7 +74,7 @@ proptest! {
         let (frame, offsets) = packet.build();
         let verdict = validate(&packet.vnet(offsets), head(&frame), frame.len(), ALL);
         let count = packet.payload.len().div_ceil(usize::from(packet.gso_size)).max(1);
-        if packet.payload.len() / usize::from(packet.gso_size) >= SEGMENTS_MAX {
+        if usize::from(packet.gso_size) < SEGMENT_SIZE_MIN && count > SMALL_SEGMENTS_MAX {
             prop_assert_eq!(verdict, Err(BadHeader::SegmentSize));
             return Ok(());
         }
@@ -162,7 +162,13 @@ fn what_was_not_negotiated_is_refused() {
     assert_eq!(check(VnetHeader { flags: 0, ..good }, ALL), Err(BadHeader::SegmentWithoutChecksum));
     assert_eq!(check(VnetHeader { gso_size: 0, ..good }, ALL), Err(BadHeader::SegmentSize));
     assert_eq!(check(VnetHeader { gso_size: 1, ..good }, ALL), Err(BadHeader::SegmentSize));
-    assert_eq!(check(VnetHeader { csum_start: 13, ..good }, ALL), Err(BadHeader::ChecksumOutside));
+    for start in [0, 13, 14, 26, 33] {
+        assert_eq!(check(VnetHeader { csum_start: start, ..good }, ALL), Err(BadHeader::ChecksumOutside), "{start}");
+        let plain = VnetHeader { gso_type: 0, csum_start: start, csum_offset: 0, ..good };
+        assert_eq!(check(plain, ALL), Err(BadHeader::ChecksumOutside), "{start}: nothing judged is overwritten");
+    }
+    let longer = [&frame[..], &[0]].concat();
+    assert_eq!(validate(&good, head(&longer), longer.len(), ALL), Err(BadHeader::HeadersMismatch), "padding");
     assert_eq!(check(VnetHeader { csum_offset: 65_000, ..good }, ALL), Err(BadHeader::ChecksumOutside));
     assert_eq!(check(VnetHeader { csum_offset: 6, ..good }, ALL), Err(BadHeader::HeadersMismatch));
     let plain = VnetHeader { gso_type: 0, ..good };

@@ -146,6 +146,8 @@ fn a_buffer_outside_of_the_memory_is_refused_wherever_it_is() {
             driver.describe(0, (addr, len, 0, 0));
             driver.post(0);
         });
+        // Of a buffer that is longer than any frame, no more is looked for.
+        let len = len.min((FRAME_LEN_MAX + 12) as u32);
         assert_eq!(error, RingError::BufferOutside { addr, len });
     }
 }
