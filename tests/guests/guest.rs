@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
@@ -62,6 +63,8 @@ impl Plan {
             Vmm::Uml61 | Vmm::UmlNew => self.uml(lab, daemon),
         };
         let mut child = command
+            // A User Mode Linux that panics sends SIGTERM to its whole process group.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
