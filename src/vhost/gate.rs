@@ -25,7 +25,7 @@ use std::sync::Arc;
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 
 use super::features::{self, Offer, PAIRS_MAX, PROTOCOL_FEATURES, RINGS_MAX};
-use super::memory_table::{MemoryTable, REGIONS_MAX};
+use super::memory_table::{MemoryTable, NOT_SHARED, REGIONS_MAX};
 use super::message::*;
 use crate::ring::QUEUE_SIZE_MAX;
 use crate::ring::mailbox::PortShared;
@@ -307,7 +307,8 @@ impl Gate {
             return Err(format!("its body has {} bytes, not {ADDR_LEN}", message.body.len()));
         }
         if self.memory.is_empty() {
-            return Err("it came before the guest's memory".to_owned());
+            // QEMU goes on like this when it has no memory to share.
+            return Err(format!("it came before the guest's memory: {NOT_SHARED}"));
         }
         let index = self.ring_index(message.u32_at(0))?;
         let user = [message.u64_at(8), message.u64_at(16), message.u64_at(24)];

@@ -46,6 +46,8 @@ struct State {
     call: Option<OwnedFd>,
     err: Option<OwnedFd>,
     started: bool,
+    /// What the worker was told last; it takes a ring for disabled until it hears otherwise.
+    enabled: bool,
 }
 
 /// A ring as the crate sees it.
@@ -67,7 +69,8 @@ impl Vring {
         self.set_queue_ready(false);
         self.inner.set_queue_next_avail(0);
         self.inner.set_queue_next_used(0);
-        *self.state() = State::default();
+        // What interrupts the guest and what tells of errors stays: QEMU sets the latter once in a connection's life.
+        self.state().kick = None;
         self.inner.set_kick(None);
     }
 
@@ -170,7 +173,12 @@ impl VringT<Memory> for Vring {
 
     fn set_enabled(&self, enabled: bool) {
         self.inner.set_enabled(enabled);
-        self.behind.post(Message::RingEnable { index: self.index, on: enabled });
+        let mut state = self.state();
+        // QEMU says it up to five times, and a reset says it of every ring there could be.
+        if state.enabled != enabled {
+            state.enabled = enabled;
+            self.behind.post(Message::RingEnable { index: self.index, on: enabled });
+        }
     }
 
     fn set_queue_info(&self, desc_table: u64, avail_ring: u64, used_ring: u64) -> Result<(), QueueError> {
