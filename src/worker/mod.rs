@@ -170,8 +170,8 @@ impl Worker {
             match Source::from_token(token) {
                 Source::Mailbox => self.read_mail(),
                 Source::Kick { port: index, ring } => {
-                    if let Some(port) = self.network.ports[index].as_mut() {
-                        port.kicked(ring);
+                    if let Some(port) = &self.network.ports[index] {
+                        port.shared.counters.count(Counter::Kicks);
                     }
                     self.look_at(index, ring);
                 }
@@ -244,15 +244,12 @@ impl Worker {
             return false;
         }
         if self.burst.is_empty() {
-            port.found_empty(ring);
             // A ring whose memory has just gone away looks empty.
             self.stop_faulted();
             return self.stays_polled(polled);
         }
         polled.empty_since = None;
-        let enabled = slot.enabled;
-        port.has_sent();
-        if enabled {
+        if slot.enabled {
             self.network.forward(index, &self.burst, now_s());
         } else {
             // A disabled ring's frames are taken and discarded (vhost-user specification, ring states).

@@ -14,7 +14,6 @@ use crate::ring::mailbox::{PortShared, RingSetup, STATUS_ANNOUNCE, STATUS_LINK_U
 use crate::ring::{ControlRing, GuestMem, RingError, RingOptions, RxRing, TxRing, signal};
 use crate::vhost::control_queue::{ControlQueue, Effect};
 use crate::vhost::features::{Negotiated, RINGS_MAX, control_ring_index};
-use crate::vhost::memory_table::NOT_SHARED;
 
 /// What a ring is for, and whether it runs.
 #[derive(Debug)]
@@ -42,23 +41,11 @@ pub(super) struct Slot {
     err: Option<OwnedFd>,
     /// Whether the worker polls the ring, so that it need not be kicked.
     pub(super) polled: bool,
-    /// Kicked since it was last looked into.
-    kicked: bool,
-    /// Kicks since it started that there was no reason for.
-    vain_kicks: u8,
 }
 
 impl Slot {
     fn new() -> Self {
-        Self {
-            ring: Ring::Stopped { next_avail: 0 },
-            enabled: false,
-            kick: None,
-            err: None,
-            polled: false,
-            kicked: false,
-            vain_kicks: 0,
-        }
+        Self { ring: Ring::Stopped { next_avail: 0 }, enabled: false, kick: None, err: None, polled: false }
     }
 
     fn next_avail(&self) -> u16 {
@@ -83,8 +70,6 @@ pub(super) struct Port {
     pub(super) control: ControlQueue,
     /// The first unicast source that the guest has sent from: its own address, as far as anyone can tell.
     pub(super) mac: Option<MacAddr>,
-    /// It has never sent anything, and we have not said so yet.
-    is_unheard: bool,
 }
 
 impl Port {
@@ -97,7 +82,6 @@ impl Port {
             receivers: Vec::new(),
             control: ControlQueue::default(),
             mac: None,
-            is_unheard: true,
         }
     }
 
@@ -127,7 +111,6 @@ impl Port {
         let resumed = setup.next_avail != 0;
         let made = self.make_ring(index, &mut setup);
         let slot = &mut self.slots[index];
-        (slot.kicked, slot.vain_kicks) = (false, 0);
         slot.kick = Some(setup.kick);
         slot.err = setup.err;
         match made {
@@ -190,39 +173,6 @@ impl Port {
             Ring::Rx(ring) => ring.set_call(call),
             Ring::Control(ring) => ring.set_call(call),
             Ring::Stopped { .. } | Ring::Broken { .. } => {}
-        }
-    }
-
-    /// Ring `index` was kicked.
-    pub(super) fn kicked(&mut self, index: usize) {
-        self.shared.counters.count(Counter::Kicks);
-        if let Some(slot) = self.slots.get_mut(index) {
-            slot.kicked = true;
-        }
-    }
-
-    /// There was something in a transmit ring.
-    pub(super) fn has_sent(&mut self) {
-        self.is_unheard = false;
-    }
-
-    /// There is nothing in transmit ring `index`. A guest that kicks and has never had anything to send writes to
-    /// memory that we do not see. With EVENT_IDX it kicks but once for each start of its driver: it never sees us ask
-    /// for more.
-    pub(super) fn found_empty(&mut self, index: usize) {
-        let unheard = self.is_unheard;
-        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.kicked && unheard) else { return };
-        slot.kicked = false;
-        slot.vain_kicks += 1;
-        if slot.vain_kicks == VAIN_KICKS {
-            self.is_unheard = false;
-            let (port, network) = (self.shared.number, self.shared.network.as_str());
-            tracing::warn!(
-                port,
-                network,
-                ring = index,
-                "the guest kicks a ring in which there is nothing: {NOT_SHARED}"
-            );
         }
     }
 
@@ -319,7 +269,5 @@ impl Port {
     }
 }
 
-/// Kicks of a ring that has never had anything in it, after which something is wrong. QEMU itself kicks once.
-const VAIN_KICKS: u8 = 2;
 /// Commands served in one go: a guest that writes them without end lets the other ports have their turn.
 const CONTROL_COMMANDS_MAX: u64 = 64;

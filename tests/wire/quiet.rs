@@ -102,5 +102,6 @@ fn interrupts_are_asked_for_by_index_with_event_idx() {
     }
     crate::daemon::until("all are sent", || a.all_sent(0));
     b.receive();
-    assert!(b.receive[0].calls - before <= 1);
+    // And perhaps the one for the frame before, if it was late.
+    assert!(b.receive[0].calls - before <= 2);
 }
