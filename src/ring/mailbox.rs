@@ -188,6 +188,11 @@ impl PortMailbox {
         Self { port, mailbox }
     }
 
+    /// The number of the port.
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
     /// Posts a message and waits until the worker has applied it and answered (see the theory of operation).
     ///
     /// # Errors

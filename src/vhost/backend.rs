@@ -1,17 +1,20 @@
 //! Our side of `vhost-user-backend`'s daemon: what it asks of a device, told to the worker.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::VhostUserBackend;
-use vm_memory::GuestAddressSpace;
+use vm_memory::{
+    Bytes, GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
+};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::ring::mailbox::{Message, PortMailbox};
 use crate::ring::{GuestMem, QUEUE_SIZE_MAX};
 
 use super::features::RINGS_MAX;
+use super::memory_table::NOT_SHARED;
 use super::vring::{Memory, Vring};
 
 /// What is behind a session's daemon: the worker, and the first thing that went wrong. The crate has no way to tell us
@@ -19,11 +22,13 @@ use super::vring::{Memory, Vring};
 pub(super) struct Behind {
     mailbox: PortMailbox,
     trouble: OnceLock<String>,
+    /// Done when the first ring starts.
+    probe: Once,
 }
 
 impl Behind {
     pub(super) fn new(mailbox: PortMailbox) -> Self {
-        Self { mailbox, trouble: OnceLock::new() }
+        Self { mailbox, trouble: OnceLock::new(), probe: Once::new() }
     }
 
     /// Posts a message and returns the answer; none when the worker has ended, which is trouble.
@@ -37,10 +42,39 @@ impl Behind {
         let _ = self.trouble.set(why);
     }
 
+    /// A ring starts in this memory. The first time, says so if it does not look like a running guest's.
+    pub(super) fn probe(&self, memory: &Memory) {
+        self.probe.call_once(|| {
+            if looks_untouched(&memory.memory()) {
+                let port = self.mailbox.port();
+                tracing::warn!(port, "a driver has started, and there is nothing in the guest's memory: {NOT_SHARED}");
+            }
+        });
+    }
+
     /// What went wrong, if anything did.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.get().map(String::as_str)
     }
+}
+
+/// Bytes of a guest's memory that are looked at for any content: those with the lowest addresses, where firmware and
+/// kernels leave traces on every machine.
+const PROBE_LEN: u64 = 16 << 20;
+
+/// Whether a guest whose driver starts a ring seems to have written nothing at all to its memory. A VMM can pass on its
+/// memory's file and still keep what the guest writes to itself: QEMU 7.2 does so with `share=off`.
+fn looks_untouched(memory: &GuestMemoryMmap) -> bool {
+    let Some(region) = memory.iter().min_by_key(|region| region.start_addr()) else { return false };
+    let mut page = [0; 4096];
+    let mut at = 0;
+    while at < region.len().min(PROBE_LEN) {
+        match region.read(&mut page, MemoryRegionAddress(at)) {
+            Ok(read @ 1..) if page[..read].iter().all(|&byte| byte == 0) => at += read as u64,
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// What the daemon calls.

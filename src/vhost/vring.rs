@@ -53,6 +53,7 @@ struct State {
 /// A ring as the crate sees it.
 #[derive(Clone)]
 pub(super) struct Vring {
+    memory: Memory,
     inner: VringRwLock<Memory>,
     index: usize,
     behind: Arc<Behind>,
@@ -77,6 +78,7 @@ impl Vring {
     fn start(&self, state: &mut State) {
         // The kick is given away: when the ring starts again it has a new one.
         let Some(kick) = state.kick.take() else { return };
+        self.behind.probe(&self.memory);
         let (call, err) = (self.copy(&state.call), self.copy(&state.err));
         let setup = {
             let inner = self.inner.get_ref();
@@ -133,11 +135,11 @@ impl<'a> VringStateMutGuard<'a, Memory> for Vring {
 
 impl VringT<Memory> for Vring {
     fn new(mem: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
-        let inner = VringRwLock::new(mem, max_queue_size)?;
+        let inner = VringRwLock::new(mem.clone(), max_queue_size)?;
         CONTEXT.with_borrow_mut(|context| {
             let context = context.as_mut().ok_or(QueueError::QueueNotReady)?;
             let state = Arc::new(Mutex::new(State::default()));
-            let ring = Self { inner, index: context.rings.len(), behind: context.behind.clone(), state };
+            let ring = Self { memory: mem, inner, index: context.rings.len(), behind: context.behind.clone(), state };
             context.rings.push(ring.clone());
             Ok(ring)
         })

@@ -275,6 +275,8 @@ fn f4_memory_that_shrinks_twice_ends_nobody() {
     let mut bench = Bench::new();
     let stream = bench.connect();
     let files = [file(SIZE), file(SIZE)];
+    // A guest that runs has left something in its memory.
+    File::from(files[0].try_clone().expect("a copy")).write_all(b"firmware").expect("written");
     let regions: Vec<u64> = [[0, SIZE, AT, 0], [SIZE, SIZE, AT + SIZE, 0]].concat();
     let body = [&[2u64], regions.as_slice()].concat().into_iter().flat_map(u64::to_le_bytes).collect();
     let fds = files.iter().map(|file| file.try_clone().expect("a copy")).collect();
@@ -301,6 +303,23 @@ fn f4_memory_that_shrinks_twice_ends_nobody() {
     nix::unistd::ftruncate(&files[1], 0).expect("shorter");
     place(3, AT + SIZE);
     answered();
+    bench.others_live();
+}
+
+#[test]
+fn f4_memory_that_the_guest_does_not_write_to_is_not_shared() {
+    const AT: u64 = 0x7000_0000;
+    let mut bench = Bench::new();
+    let stream = bench.connect();
+    send(&stream, &u64_message(SET_FEATURES, 1 << 32));
+    send(&stream, &table(64 << 20, file(64 << 20)));
+    for ring in [0, 1] {
+        send(&stream, &u64_message(SET_VRING_NUM, ring | 256 << 32));
+        let words = [ring, AT, AT + 0x2000, AT + 0x1000, 0];
+        send(&stream, &Message::new(SET_VRING_ADDR, words.map(u64::to_le_bytes).concat()));
+        send(&stream, &Message { fds: vec![event()], ..u64_message(SET_VRING_KICK, ring) });
+    }
+    bench.daemon.expect_warning("share=on");
     bench.others_live();
 }
 
