@@ -7,6 +7,8 @@ pub(super) enum Source {
     Signals,
     /// A session has ended; its port's number waits in `ports`.
     SessionEnded,
+    /// The worker has ended, and no frame moves any more: so must we, for whoever started us to start us again.
+    WorkerEnded,
     /// VMs wait to be accepted on the listener with this index. Not waited for while it is paused.
     Listener(u32),
     /// Listeners that were paused for want of descriptors may try again. Runs only while there are some.
@@ -26,6 +28,7 @@ impl Source {
             Source::ResumeTimer => 2,
             Source::RetryTimer => 3,
             Source::StatsTimer => 4,
+            Source::WorkerEnded => 5,
             Source::Listener(index) => LISTENERS | u64::from(index),
         }
     }
@@ -38,6 +41,7 @@ impl Source {
             2 => Some(Source::ResumeTimer),
             3 => Some(Source::RetryTimer),
             4 => Some(Source::StatsTimer),
+            5 => Some(Source::WorkerEnded),
             listener if listener & LISTENERS != 0 => u32::try_from(listener & !LISTENERS).ok().map(Source::Listener),
             _ => None,
         }
@@ -52,11 +56,12 @@ mod tests {
 
     #[test]
     fn tokens_are_unambiguous() {
-        use Source::{Listener, ResumeTimer, RetryTimer, SessionEnded, Signals, StatsTimer};
-        for source in [Signals, SessionEnded, ResumeTimer, RetryTimer, StatsTimer, Listener(0), Listener(u32::MAX)] {
+        use Source::{Listener, ResumeTimer, RetryTimer, SessionEnded, Signals, StatsTimer, WorkerEnded};
+        let timers = [ResumeTimer, RetryTimer, StatsTimer];
+        for source in [Signals, SessionEnded, WorkerEnded, Listener(0), Listener(u32::MAX)].into_iter().chain(timers) {
             assert_eq!(Source::from_token(source.token()), Some(source));
         }
-        assert_eq!(Source::from_token(5), None);
+        assert_eq!(Source::from_token(6), None);
         assert_eq!(Source::from_token(u64::MAX), None);
     }
 }

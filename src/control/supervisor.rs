@@ -49,7 +49,7 @@ impl Supervisor {
     ) -> io::Result<Self> {
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
-        let worker = Worker::spawn("worker-0", seed)?;
+        let worker = Worker::new(seed)?.spawn("worker-0")?;
         let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), worker.mailbox(), nofile_limit)?;
         let supervisor = Self {
             poller: Poller::new()?,
@@ -64,6 +64,7 @@ impl Supervisor {
         };
         supervisor.watch(&supervisor.signals, Source::Signals)?;
         supervisor.watch(supervisor.ports.ended_fd(), Source::SessionEnded)?;
+        supervisor.watch(supervisor.worker.ended_fd(), Source::WorkerEnded)?;
         supervisor.watch(&supervisor.resume, Source::ResumeTimer)?;
         supervisor.watch(&supervisor.retry, Source::RetryTimer)?;
         if let Some(statistics) = &supervisor.statistics {
@@ -115,6 +116,7 @@ impl Supervisor {
         match source {
             Source::Signals => return self.take_signals(),
             Source::SessionEnded => return self.take_ended(),
+            Source::WorkerEnded => return Err(io::Error::other("the worker has ended by itself; this is a bug")),
             Source::Listener(index) => self.accept(index)?,
             Source::ResumeTimer => {
                 self.resume.take()?;

@@ -15,11 +15,13 @@ mod port;
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::metrics::Counter;
@@ -78,11 +80,12 @@ struct Polled {
     empty_since: Option<Instant>,
 }
 
-/// A running worker.
+/// A worker in a thread of its own.
 #[derive(Debug)]
 pub struct WorkerHandle {
     mailbox: Arc<Mailbox>,
     stop: Arc<AtomicBool>,
+    ended: Arc<EventFd>,
     thread: JoinHandle<()>,
 }
 
@@ -90,6 +93,11 @@ impl WorkerHandle {
     /// Where sessions post.
     pub fn mailbox(&self) -> Arc<Mailbox> {
         self.mailbox.clone()
+    }
+
+    /// Readable once the worker has ended, for whatever reason.
+    pub fn ended_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
     }
 
     /// Ends the worker and waits for it. Sessions that still post are told that it is gone.
@@ -102,10 +110,11 @@ impl WorkerHandle {
     }
 }
 
-/// A thread that forwards one network's frames.
+/// What forwards one network's frames.
 pub struct Worker {
     mailbox: Arc<Mailbox>,
     stop: Arc<AtomicBool>,
+    ended: Arc<EventFd>,
     poller: Poller,
     network: Network,
     /// Where each port is, by [`crate::ring::mailbox::PortShared::number`].
@@ -114,48 +123,66 @@ pub struct Worker {
     burst: Burst,
     /// [`sigbus::faults`] when it was last looked at.
     faults_seen: u64,
+    /// Rounds so far.
+    rounds: u32,
     /// Tokens of what is ready: kept for its capacity only.
     ready: Vec<u64>,
 }
 
 impl Worker {
-    /// Starts a worker in a thread named `name`. `seed` makes the address table's order unpredictable to guests.
+    /// A worker without ports. `seed` makes the address table's order unpredictable to guests.
     ///
     /// # Errors
-    /// When the process is out of descriptors or threads.
-    pub fn spawn(name: &str, seed: u64) -> io::Result<WorkerHandle> {
+    /// When the process is out of descriptors.
+    pub fn new(seed: u64) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
-        let stop = Arc::new(AtomicBool::new(false));
         let poller = Poller::new()?;
         poller.add(mailbox.wake_fd(), Trigger::Level, Source::Mailbox.token())?;
-        let mut worker = Self {
-            mailbox: mailbox.clone(),
-            stop: stop.clone(),
+        Ok(Self {
+            mailbox,
+            stop: Arc::new(AtomicBool::new(false)),
+            ended: Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?),
             poller,
             network: Network::new(seed),
             by_number: HashMap::new(),
             polled: Vec::new(),
             burst: Burst::default(),
             faults_seen: sigbus::faults(),
+            rounds: 0,
             ready: Vec::new(),
-        };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run())?;
-        Ok(WorkerHandle { mailbox, stop, thread })
+        })
     }
 
-    fn run(&mut self) {
-        let mut rounds = 0u32;
-        while !self.stop.load(Ordering::Relaxed) {
-            if self.polled.is_empty() {
-                // Asleep we hold nobody's memory.
-                self.burst.release();
-                self.wait(-1);
-            } else if rounds.is_multiple_of(ROUNDS_PER_WAIT) {
-                self.wait(0);
+    /// Lets the worker run in a thread named `name`.
+    ///
+    /// # Errors
+    /// When the process is out of threads.
+    pub fn spawn(mut self, name: &str) -> io::Result<WorkerHandle> {
+        let (mailbox, stop, ended) = (self.mailbox.clone(), self.stop.clone(), self.ended.clone());
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            while !self.stop.load(Ordering::Relaxed) {
+                self.turn();
             }
-            rounds = rounds.wrapping_add(1);
-            self.poll_round();
+        })?;
+        Ok(WorkerHandle { mailbox, stop, ended, thread })
+    }
+
+    /// Where sessions post.
+    pub fn mailbox(&self) -> Arc<Mailbox> {
+        self.mailbox.clone()
+    }
+
+    /// Gives each polled ring one burst; sleeps first while none is polled.
+    pub fn turn(&mut self) {
+        if self.polled.is_empty() {
+            // Asleep we hold nobody's memory.
+            self.burst.release();
+            self.wait(-1);
+        } else if self.rounds.is_multiple_of(ROUNDS_PER_WAIT) {
+            self.wait(0);
         }
+        self.rounds = self.rounds.wrapping_add(1);
+        self.poll_round();
     }
 
     /// Handles what is ready, after waiting for it for `timeout_ms`.
@@ -402,13 +429,36 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// However the worker ends, no session may wait for it.
+    /// However the worker ends, no session may wait for it, and the supervisor hears of it.
     fn drop(&mut self) {
         self.mailbox.close();
+        // Can only fail when the counter is full, and nobody else writes to it.
+        let _ = self.ended.write(1);
     }
 }
 
 /// Seconds of a monotonic clock, cheap and coarse: what ageing needs.
 fn now_s() -> u32 {
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |time| time.tv_sec() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::mailbox::PortMailbox;
+
+    #[test]
+    fn the_end_of_a_worker_is_heard_by_all_who_wait() {
+        let worker = Worker::new(0).unwrap().spawn("worker-test").unwrap();
+        let poller = Poller::new().unwrap();
+        poller.add(worker.ended_fd(), Trigger::Level, 7).unwrap();
+        let mut tokens = Vec::new();
+        poller.wait(0, |token| tokens.push(token)).unwrap();
+        assert!(tokens.is_empty(), "it runs");
+        worker.stop.store(true, Ordering::SeqCst);
+        worker.mailbox.ring_bell();
+        poller.wait(10_000, |token| tokens.push(token)).unwrap();
+        assert_eq!(tokens, [7]);
+        assert!(PortMailbox::new(0, worker.mailbox()).post(Message::Detach).is_err());
+    }
 }
