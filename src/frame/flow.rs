@@ -38,3 +38,51 @@ fn mix(hash: u32, bytes: &[u8]) -> u32 {
     }
     state as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// UDP over IPv4 between two addresses, from `port`; `fragment` is the IP header's flags and offset.
+    fn datagram(tags: usize, port: u16, fragment: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        (0..tags).for_each(|_| frame.extend_from_slice(&[0x81, 0, 0, 7]));
+        frame.extend_from_slice(&[8, 0, 0x45, 0, 0, (28 + payload.len()) as u8, 0, 1]);
+        frame.extend_from_slice(&fragment.to_be_bytes());
+        frame.extend_from_slice(&[64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.extend_from_slice(&port.to_be_bytes());
+        frame.extend_from_slice(&[0, 53, 0, (8 + payload.len()) as u8, 0, 0]);
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    #[test]
+    fn a_flow_has_one_number_whatever_it_carries() {
+        for tags in 0..2 {
+            assert_eq!(flow_hash(&datagram(tags, 9, 0, b"one")), flow_hash(&datagram(tags, 9, 0, b"another")));
+        }
+    }
+
+    #[test]
+    fn flows_spread_over_queues() {
+        let mut queues = [0; 4];
+        (0..1000).for_each(|port| queues[flow_hash(&datagram(0, port, 0, b"")) as usize % 4] += 1);
+        assert!(queues.iter().all(|&flows| (150..350).contains(&flows)), "{queues:?}");
+    }
+
+    #[test]
+    fn the_fragments_of_a_packet_stay_together() {
+        // What stands where the ports would be is payload in all fragments but the first.
+        let (first, second) = (datagram(0, 9, 0x2000, b"head"), datagram(0, 77, 0x00b9, b"tail"));
+        assert_eq!(flow_hash(&first), flow_hash(&second));
+    }
+
+    #[test]
+    fn what_is_no_ip_or_is_cut_short_goes_by_what_there_is() {
+        let frame = datagram(0, 9, 0, b"");
+        for len in 0..frame.len() {
+            flow_hash(&frame[..len]);
+        }
+        assert_ne!(flow_hash(&[1; 12]), flow_hash(&[2; 12]));
+    }
+}

@@ -22,8 +22,9 @@ pub struct Scratch(Vec<u8>);
 pub fn segment(frame: &[u8], gso: &Gso, partial: bool, scratch: &mut Scratch, emit: &mut dyn FnMut(&[u8], Offload)) {
     let Some((headers, payload)) = frame.split_at_checked(usize::from(gso.payload)) else { return };
     let Some(pseudo) = pseudo_without_length(frame, gso) else { return };
-    let count = payload.len().div_ceil(usize::from(gso.size)).max(1);
-    let mut chunks = payload.chunks(usize::from(gso.size).max(1));
+    let size = usize::from(gso.size).max(1);
+    let count = payload.len().div_ceil(size).max(1);
+    let mut chunks = payload.chunks(size);
     for i in 0..count {
         let out = &mut scratch.0;
         out.clear();

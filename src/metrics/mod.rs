@@ -74,11 +74,11 @@ counters! {
     DropTxReserved => "drop_tx_reserved",
     /// Sent frames dropped: the destination is behind the port the frame came from.
     DropTxHairpin => "drop_tx_hairpin",
-    /// Sent frames dropped: the burst had more frames to flood than one burst may.
+    /// Sent frames dropped: the guest floods more than one burst, or one second, may.
     DropTxFloodLimit => "drop_tx_flood_limit",
     /// Sent frames dropped: no other port is on the network.
     DropTxAlone => "drop_tx_alone",
-    /// Sent frames dropped: the ring they were sent on is disabled.
+    /// Sent frames dropped: the ring they were sent on is disabled, or the port is on its way out.
     DropTxDisabled => "drop_tx_disabled",
 
     /// Frames for the guest dropped: it has no receive queue that is running and enabled.
