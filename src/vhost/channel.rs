@@ -53,12 +53,13 @@ pub enum ChannelError {
     Io(#[from] io::Error),
 }
 
-/// Receives one message. With an error the connection is of no more use.
-pub fn receive(socket: BorrowedFd<'_>) -> Result<Message, ChannelError> {
+/// Receives one message, whose first byte may take as long as `patience` says: for ever with `None`. With an error the
+/// connection is of no more use.
+pub fn receive(socket: BorrowedFd<'_>, patience: Option<Duration>) -> Result<Message, ChannelError> {
     let mut fds = Vec::new();
     let mut header = [0; HEADER_LEN];
-    // The first byte is waited for without a limit, by poll: the socket may be shared and is never blocked on.
-    wait(socket, PollFlags::IN, None)?;
+    // By poll: the socket may be shared and is never blocked on.
+    wait(socket, PollFlags::IN, patience.map(|patience| Instant::now() + patience))?;
     let deadline = Instant::now() + MESSAGE_TIMEOUT;
     if fill(socket, &mut header, &mut fds, deadline, true)? == 0 {
         return Err(ChannelError::Closed);

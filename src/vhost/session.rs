@@ -25,7 +25,7 @@ use vhost_user_backend::VhostUserDaemon;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::backend::{Behind, PortBackend};
-use super::channel::{self, ChannelError};
+use super::channel::{self, ChannelError, MESSAGE_TIMEOUT};
 use super::features::{Offer, PROTOCOL_FEATURES};
 use super::gate::{Gate, Verdict};
 use super::message::*;
@@ -201,7 +201,7 @@ impl<'a> Session<'a> {
     }
 
     fn serve_one(&mut self) -> Result<(), ChannelError> {
-        let message = channel::receive(self.socket.as_fd())?;
+        let message = channel::receive(self.socket.as_fd(), None)?;
         let (request, name) = (message.request, message.name());
         tracing::trace!(port = self.port.number, request = name, len = message.body.len(), fds = message.fds.len());
         let wants_reply = message.needs_reply() && !has_answer(request);
@@ -252,6 +252,10 @@ impl<'a> Session<'a> {
     /// Sends a message to the daemon and waits until it is done. Returns the answer of a request that has one.
     fn forward(&mut self, mut message: Message) -> Result<Option<Message>, ChannelError> {
         let name = message.name();
+        // The daemon gets descriptors of its own, and waits for ever for those that did not fit.
+        if message.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>().is_err() {
+            return Err(ChannelError::DescriptorsLost);
+        }
         message.flags = if has_answer(message.request) { FLAG_VERSION } else { FLAG_VERSION | FLAG_NEED_REPLY };
         let answer = self.ask(&message);
         if let Some(trouble) = self.behind.trouble() {
@@ -271,7 +275,10 @@ impl<'a> Session<'a> {
 
     fn ask(&self, message: &Message) -> Result<Message, ChannelError> {
         channel::send(self.private.as_fd(), message)?;
-        channel::receive(self.private.as_fd())
+        channel::receive(self.private.as_fd(), Some(MESSAGE_TIMEOUT)).map_err(|error| match error {
+            ChannelError::Stalled => ChannelError::Behind(format!("{} was not answered from behind", message.name())),
+            error => error,
+        })
     }
 
     fn reply(&self, request: u32, body: Vec<u8>) -> Result<(), ChannelError> {

@@ -29,7 +29,7 @@ fn main() {
 }
 
 fn relay(from: &UnixStream, to: &UnixStream, file: &Mutex<File>, line: fn(Said) -> Line) {
-    while let Ok(message) = channel::receive(from.as_fd()) {
+    while let Ok(message) = channel::receive(from.as_fd(), None) {
         // Written before it is passed on, so that an answer never stands before its request.
         writeln!(file.lock().expect("not poisoned"), "{}", line(Said::of(&message))).expect("the file");
         if channel::send(to.as_fd(), &message).is_err() {

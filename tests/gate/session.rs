@@ -44,7 +44,7 @@ impl Frontend {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::try_from(WITHIN).unwrap()).unwrap();
         assert_eq!(ready, 1, "no answer within {WITHIN:?}");
-        channel::receive(self.socket.as_fd()).expect("an answer")
+        channel::receive(self.socket.as_fd(), None).expect("an answer")
     }
 
     /// Asserts that the backend has nothing more to say, after everything sent so far was handled; ends the session and

@@ -15,6 +15,8 @@ use tempfile::TempDir;
 /// Longer than anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_guestwire");
+
 pub(crate) struct Daemon {
     child: Child,
     folder: TempDir,
@@ -48,8 +50,18 @@ impl Daemon {
 
     /// A daemon with other arguments; without statistics it wakes up for nothing.
     pub(crate) fn with(arguments: &[&str], statistics: bool) -> Self {
+        Self::launch(Command::new(PROGRAM), arguments, statistics)
+    }
+
+    /// A daemon that may have so many descriptors and no more.
+    pub(crate) fn with_descriptors(limit: usize) -> Self {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limit}:{limit}")).arg(PROGRAM);
+        Self::launch(command, &[], false)
+    }
+
+    fn launch(mut command: Command, arguments: &[&str], statistics: bool) -> Self {
         let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_guestwire"));
         command.arg("internal").arg("--socket-path").arg(folder.path().join("net.sock")).args(arguments);
         if statistics {
             command.arg("--stats").arg(folder.path().join("stats"));

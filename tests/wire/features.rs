@@ -144,6 +144,24 @@ fn memory_may_come_region_by_region_and_go_again() {
 }
 
 #[test]
+fn buffers_may_cross_from_one_region_of_memory_into_the_next() {
+    let mut daemon = Daemon::with(&[], false);
+    for (regions, by_region) in [(2, false), (3, true), (8, false), (8, true)] {
+        // One long buffer for each frame, so that many have a border in them.
+        let config = |number| Config { regions, by_region, ..Config::usual(number).without(f::MRG_RXBUF) };
+        let (mut a, mut b) = (Guest::attach(&daemon.socket(), config(1)), Guest::attach(&daemon.socket(), config(2)));
+        introduce(&mut a, &mut b);
+        let payload: Vec<u8> = (0..65_000u32).map(|n| (n % 251) as u8).collect();
+        for n in 0..130u8 {
+            let frame = plain(mac(2), mac(1), &[&[n], &payload[..]].concat());
+            a.send(&frame);
+            assert!(b.receive().frame == frame, "frame {n} over {regions} regions");
+        }
+    }
+    daemon.assert_alive();
+}
+
+#[test]
 fn a_disabled_transmit_ring_is_drained_and_discarded() {
     let daemon = Daemon::start();
     let (mut a, mut b) =
@@ -245,6 +263,95 @@ fn four_pairs_and_one_exchange_frames_on_all_queues() {
         one.send(&frame);
         until("the frame on the first queue", || many.poll(0).is_some());
     }
+    daemon.assert_alive();
+}
+
+/// Frames for guest `many` while its pairs change: each arrives or is counted, and later on those pairs alone.
+fn change_of_pairs(daemon: &Daemon, many: &mut Guest, one: &mut Guest, mut change: impl FnMut(&mut Guest, usize)) {
+    let flow_to = |flow: u16| {
+        let mut frame = crate::packet::tcp(2, 1, 0, &flow.to_le_bytes(), false);
+        frame[34..36].copy_from_slice(&flow.to_be_bytes());
+        frame
+    };
+    let take = |many: &mut Guest| (0..4).find(|&pair| many.poll(pair).is_some());
+    for pairs in [1, 4, 2, 3, 1, 4] {
+        let before = daemon.counters(0);
+        for flow in 0..60 {
+            one.send(&flow_to(flow));
+            if flow == 30 {
+                change(many, pairs);
+            }
+        }
+        until("all are sent", || one.all_sent(0));
+        let mut received = 0;
+        while take(many).is_some() {
+            received += 1;
+        }
+        let after = daemon.counters(0);
+        let grown = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
+        let dropped = grown("drop_rx_not_ready") + grown("drop_rx_no_buffer");
+        assert_eq!((received + dropped, grown("rx_frames")), (60, received), "{pairs} pairs: {after:?}");
+        // Settled: nothing is lost, and every pair that is there is used.
+        let mut used = [0; 4];
+        for flow in 0..100 {
+            one.send(&flow_to(flow));
+            let mut at = None;
+            until("the frame on some pair", || {
+                at = take(many);
+                at.is_some()
+            });
+            used[at.expect("found")] += 1;
+        }
+        assert!(used[..pairs].iter().all(|&n| n > 0) && used[pairs..].iter().all(|&n| n == 0), "{pairs}: {used:?}");
+    }
+}
+
+#[test]
+fn the_frontend_changes_the_number_of_pairs_under_traffic() {
+    let daemon = Daemon::start();
+    let mut many = Guest::attach(&daemon.socket(), Config { pairs: 4, ..Config::usual(1).with(f::MQ) });
+    let mut one = Guest::attach(&daemon.socket(), Config::usual(2));
+    introduce(&mut one, &mut many);
+    change_of_pairs(&daemon, &mut many, &mut one, |many, pairs| {
+        (0..4).for_each(|pair| many.enable(2 * pair, pair < pairs));
+    });
+}
+
+#[test]
+fn the_guest_changes_the_number_of_pairs_under_traffic() {
+    let daemon = Daemon::start();
+    let mut many = Guest::attach(&daemon.socket(), Config { pairs: 4, ..Config::usual(1).with(f::MQ | f::CTRL_VQ) });
+    let mut one = Guest::attach(&daemon.socket(), Config::usual(2));
+    introduce(&mut one, &mut many);
+    change_of_pairs(&daemon, &mut many, &mut one, |many, pairs| {
+        assert_eq!(many.command(4, 0, &(pairs as u16).to_le_bytes()), 0, "VQ_PAIRS_SET");
+    });
+}
+
+#[test]
+fn sixteen_pairs_are_all_used() {
+    let mut daemon = Daemon::with(&[], false);
+    let mut many = Guest::attach(&daemon.socket(), Config { pairs: 16, size: 64, ..Config::usual(1).with(f::MQ) });
+    let mut one = Guest::attach(&daemon.socket(), Config::usual(2));
+    introduce(&mut one, &mut many);
+    let mut used = [0; 16];
+    for flow in 0..400u16 {
+        let mut frame = crate::packet::tcp(2, 1, 0, b"in", false);
+        frame[34..36].copy_from_slice(&flow.to_be_bytes());
+        one.send(&frame);
+        let mut at = None;
+        until("the frame on some pair", || {
+            at = (0..16).find(|&pair| many.poll(pair).is_some());
+            at.is_some()
+        });
+        used[at.expect("found")] += 1;
+        let pair = usize::from(flow % 16);
+        let out = plain(mac(2), mac(1), &flow.to_le_bytes());
+        assert!(many.push(pair, &[0; 12], &out, &[]));
+        many.transmit[pair].publish();
+        assert_eq!(one.receive().frame, out);
+    }
+    assert!(used.iter().all(|&count| count > 0), "{used:?}");
     daemon.assert_alive();
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) buffer: usize,
     /// Give memory by ADD_MEM_REG instead of SET_MEM_TABLE.
     pub(crate) by_region: bool,
+    /// Adjoining regions that the memory is told as. Their borders are in the middle of buffers.
+    pub(crate) regions: usize,
     /// Last byte of its address.
     pub(crate) number: u8,
 }
@@ -56,7 +58,7 @@ pub(crate) const USUAL: u64 = f::VERSION_1
 
 impl Config {
     pub(crate) fn usual(number: u8) -> Self {
-        Self { features: USUAL, pairs: 1, size: 256, buffer: SMALL_BUFFER, by_region: false, number }
+        Self { features: USUAL, pairs: 1, size: 256, buffer: SMALL_BUFFER, by_region: false, regions: 1, number }
     }
 
     pub(crate) fn with(self, features: u64) -> Self {
@@ -132,17 +134,13 @@ impl Guest {
         let features = offered & config.features;
         frontend.set_features(features).expect("SET_FEATURES");
         let memory = Rc::new(Memory::new((config.pairs * PAIR_SPACE + RING_SPACE).next_multiple_of(4096)));
-        let region = VhostUserMemoryRegionInfo {
-            guest_phys_addr: BASE,
-            memory_size: memory.len() as u64,
-            userspace_addr: memory.user_address(),
-            mmap_offset: 0,
-            mmap_handle: memory.fd.as_raw_fd(),
-        };
+        let regions = regions(&memory, config.regions);
         if config.by_region {
-            frontend.add_mem_region(&region).expect("ADD_MEM_REG");
+            for region in &regions {
+                frontend.add_mem_region(region).expect("ADD_MEM_REG");
+            }
         } else {
-            frontend.set_mem_table(&[region]).expect("SET_MEM_TABLE");
+            frontend.set_mem_table(&regions).expect("SET_MEM_TABLE");
         }
         Self {
             frontend,
@@ -386,6 +384,22 @@ impl Guest {
         let flags = VhostUserConfigFlags::empty();
         self.frontend.get_config(offset, len, flags, &vec![0; len as usize]).expect("GET_CONFIG").1
     }
+}
+
+/// Memory told as `count` regions, the first of which holds the first pair's rings.
+fn regions(memory: &Memory, count: usize) -> Vec<VhostUserMemoryRegionInfo> {
+    let page = 4096;
+    let (first, len) = (2 * RING_SPACE + page, memory.len());
+    let border = |i: usize| if i == 0 { 0 } else { first + ((len - first) * (i - 1) / count).next_multiple_of(page) };
+    let borders: Vec<usize> = (0..count).map(border).chain([len]).collect();
+    let region = |ends: &[usize]| VhostUserMemoryRegionInfo {
+        guest_phys_addr: BASE + ends[0] as u64,
+        memory_size: (ends[1] - ends[0]) as u64,
+        userspace_addr: memory.user_address() + ends[0] as u64,
+        mmap_offset: ends[0] as u64,
+        mmap_handle: memory.fd.as_raw_fd(),
+    };
+    borders.windows(2).map(region).collect()
 }
 
 /// A frame of the experimental EtherType 0x88b5.

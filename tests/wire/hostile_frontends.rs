@@ -10,6 +10,8 @@ use guestwire::vhost::message::*;
 use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use vhost::VhostBackend;
+
 use crate::daemon::{Daemon, Facts, until};
 use crate::guest::{Config, Guest, introduce, mac, plain};
 
@@ -257,14 +259,35 @@ fn f3_a_call_descriptor_that_is_full_and_blocks_holds_up_nobody() {
 }
 
 #[test]
+fn f3_a_frontend_that_uses_up_all_descriptors_loses_its_own_connection() {
+    let mut daemon = Daemon::with_descriptors(80);
+    let (mut a, mut b) =
+        (Guest::attach(&daemon.socket(), Config::usual(1)), Guest::attach(&daemon.socket(), Config::usual(2)));
+    introduce(&mut a, &mut b);
+    for _ in 0..3 {
+        let greedy = Guest::prepare(&daemon.socket(), Config::usual(3));
+        let refused = (0..33).find(|&ring| greedy.frontend.set_vring_err(ring, &a.receive[0].call).is_err());
+        assert!(refused.is_some(), "there is no room for 33 more");
+        introduce(&mut a, &mut b);
+        drop(greedy);
+    }
+    daemon.assert_alive();
+    // Others may have been told to wait meanwhile, which is a line of its own.
+    let lost = daemon.warnings().iter().filter(|line| line.contains("raise `ulimit -n`")).count();
+    assert_eq!(lost, 3, "one line each: {:#?}", daemon.warnings());
+}
+
+#[test]
 fn f4_memory_tables_that_lie() {
     ends(&[Message::new(SET_MEM_TABLE, vec![0; 8])], "share=on");
     ends(&[table(64 << 20, file(4096))], "of a file that has 0x1000");
     ends(&[table(0, file(4096))], "a size of zero");
     ends(&[table(u64::MAX, file(4096))], "of 0xffffffffffffffff bytes");
-    let mut many = table(4096, file(4096));
-    many.body[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-    ends(&[many], "4294967295 regions");
+    for count in [9, 509, u32::MAX] {
+        let mut many = table(4096, file(4096));
+        many.body[..4].copy_from_slice(&count.to_le_bytes());
+        ends(&[many], &format!("{count} regions"));
+    }
 }
 
 /// Memory that is gone, and used where the worker does not look any more, in the session's own thread.

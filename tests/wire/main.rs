@@ -17,3 +17,4 @@ mod packet;
 mod quiet;
 mod ring;
 mod switching;
+mod wakes;
