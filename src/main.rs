@@ -15,10 +15,13 @@ fn main() -> ExitCode {
         Ok(Command::PrintCapabilities) => return answered(print_line(cli::CAPABILITIES)),
         Err(error) => return refused(cli::EXIT_USAGE, &error),
     };
-    if let Err(error) = cli::log::start(config.verbosity) {
-        return refused(cli::EXIT_USAGE, &error);
-    }
-    match control::run(&config) {
+    let log = match cli::log::start(config.verbosity) {
+        Ok(log) => log,
+        Err(error) => return refused(cli::EXIT_USAGE, &error),
+    };
+    let result = control::run(&config);
+    log.finish();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => refused(EXIT_FAILURE, &format_args!("error: {error}")),
     }

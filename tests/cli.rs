@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -561,4 +561,54 @@ fn the_printed_lines_attach_to_this_socket() {
     ] {
         assert!(out.contains(needed), "{needed}: {out}");
     }
+}
+
+/// A network whose log goes to `stderr`.
+fn logging_to(stderr: impl Into<Stdio>, socket: &Path) -> Daemon {
+    let mut command = Command::new(BINARY);
+    command.args(["internal", "-v", "--socket-path"]).arg(socket).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+    let out = Lines::of(child.stdout.take().unwrap());
+    let mut daemon = Daemon { child, out, err: Lines { incoming: channel().1, seen: Vec::new() } };
+    daemon.out.wait_for("reconnect=1 attaches");
+    daemon
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let folder = Folder::new();
+    let (reader, gone) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let full: Stdio = std::fs::File::options().write(true).open("/dev/full").unwrap().into();
+    for (name, stderr) in [("full", full), ("gone", gone.into())] {
+        let socket = folder.path(name);
+        let mut daemon = logging_to(stderr, &socket);
+        for _ in 0..20 {
+            // It answers, so it lives.
+            let mut vm = UnixStream::connect(&socket).unwrap();
+            vm.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+            vm.read_exact(&mut [0; 20]).unwrap();
+        }
+        daemon.signal(Signal::SIGTERM);
+        assert!(daemon.wait().success(), "{name}");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let mut daemon = logging_to(writer, &socket);
+    for _ in 0..200 {
+        let mut vm = UnixStream::connect(&socket).unwrap();
+        vm.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        vm.read_exact(&mut [0; 20]).unwrap();
+    }
+    daemon.signal(Signal::SIGTERM);
+    let begin = Instant::now();
+    assert!(daemon.wait().success());
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    drop(reader);
 }

@@ -22,7 +22,7 @@ use super::{Counter, PortCounters};
 /// Lines that wait while the reader is slow.
 pub const LINES_WAITING_MAX: usize = 8;
 /// How long the end of the process waits for the reader.
-pub const FLUSH_MAX: Duration = Duration::from_millis(40);
+pub const FLUSH_MAX: Duration = Duration::from_millis(30);
 
 /// One line: a network at one moment.
 #[derive(Debug, Serialize)]

@@ -38,3 +38,9 @@ impl AsFd for Signals {
         self.0.as_fd()
     }
 }
+
+/// Has the calling thread take no signal: they are for whoever waits for them.
+pub fn leave_to_others() {
+    // Fails for no set of signals.
+    let _ = SigSet::all().thread_block();
+}

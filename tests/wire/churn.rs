@@ -129,7 +129,8 @@ fn one_leaked_descriptor_would_be_seen() {
     for number in 0..10 {
         cycle(&daemon, &mut first, number);
     }
-    until("the ports have gone", || daemon.facts().threads == 4);
+    // The supervisor, the worker, the log, and the two of one session.
+    until("the ports have gone", || daemon.facts().threads == 5);
     let before = daemon.facts();
     // A descriptor that the session did not have before, and keeps, is what a leak looks like.
     let kept = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
