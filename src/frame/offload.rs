@@ -89,6 +89,11 @@ impl Gso {
         };
         PartialChecksum { start: self.transport, offset }
     }
+
+    /// Segments that a frame of `len` bytes is cut into.
+    pub fn segments(&self, len: usize) -> usize {
+        len.saturating_sub(usize::from(self.payload)).div_ceil(usize::from(self.size).max(1)).max(1)
+    }
 }
 
 /// What a frame needs of whoever receives it.

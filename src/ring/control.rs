@@ -41,7 +41,8 @@ impl ControlRing {
         let (mut readable, mut writable): (Vec<Span>, Vec<Span>) = (Vec::new(), Vec::new());
         self.ring.reset_effort();
         let head = self.ring.head(0);
-        self.ring.walk_both(head, &mut readable, &mut writable)?;
+        let chain = self.ring.open(head)?;
+        self.ring.walk_both(chain, &mut readable, &mut writable)?;
         let len = readable.iter().map(|s| s.len).sum();
         if len > COMMAND_LEN_MAX {
             return Err(RingError::ControlShape("of more than 64 KiB"));

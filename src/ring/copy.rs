@@ -6,6 +6,9 @@
 
 use super::memory::Span;
 
+/// Bytes of a frame that are copied to be judged when it asks for no offload: one cache line.
+pub(super) const HEAD_PLAIN: usize = 64;
+
 /// The bytes of one frame: a private copy of its first bytes, and where the rest lies in its sender's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes<'a> {
@@ -54,6 +57,59 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// Copies the first `N` bytes of a span into private memory. `false` if it is shorter; then nothing is copied. To be
+/// followed by [`what_is_copied_stays`] before the copy is looked at.
+#[inline(always)]
+pub(super) fn copy_front<const N: usize>(span: Span, out: &mut [u8; N]) -> bool {
+    if span.len < N {
+        return false;
+    }
+    // SAFETY: `N` bytes are inside the span, which is mapped guest memory; `out` is private and so does not overlap it.
+    unsafe { std::ptr::copy_nonoverlapping(span.ptr, out.as_mut_ptr(), N) };
+    true
+}
+
+/// What was copied is what is judged: the compiler must not read the guest's memory again in its place.
+#[inline(always)]
+pub(super) fn what_is_copied_stays() {
+    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Writes `header` and then `bytes` to the front of `to`, which must hold as many.
+#[inline(always)]
+pub(super) fn fill(header: &[u8], bytes: &Bytes<'_>, to: Span) {
+    debug_assert!(to.len >= header.len() + bytes.len);
+    let Bytes { head, rest, .. } = bytes;
+    // SAFETY: header, head and rest are `header.len() + bytes.len` bytes together (see `guest` and `private`), which
+    // the caller says `to` holds, so every write stays inside `to`, which is mapped guest memory. Header and head are
+    // private memory, which overlaps no guest's; the rest may be of the same guest, so that copy may overlap.
+    unsafe {
+        copy_usual::<12>(header, to.ptr);
+        let mut at = to.ptr.add(header.len());
+        copy_usual::<HEAD_PLAIN>(head, at);
+        at = at.add(head.len());
+        for span in *rest {
+            std::ptr::copy(span.ptr, at, span.len);
+            at = at.add(span.len);
+        }
+    }
+}
+
+/// Copies `from`, whose length is usually `N`: then without a call.
+///
+/// # Safety
+/// `to` is writable for as many bytes, and they do not overlap.
+#[inline(always)]
+unsafe fn copy_usual<const N: usize>(from: &[u8], to: *mut u8) {
+    // SAFETY: as the caller says.
+    unsafe {
+        match from.first_chunk::<N>() {
+            Some(whole) if from.len() == N => to.cast::<[u8; N]>().write_unaligned(*whole),
+            _ => std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()),
+        }
+    }
+}
+
 /// Takes `out.len()` bytes from the front of `spans` into private memory, and shortens `spans` by them: spans before
 /// `*first` are used up. The spans must hold that many bytes.
 #[inline]
@@ -74,8 +130,7 @@ pub(super) fn take_front(spans: &mut [Span], first: &mut usize, out: &mut [u8]) 
             *first += 1;
         }
     }
-    // What was copied is what is judged: the compiler must not read the guest's memory again in its place.
-    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+    what_is_copied_stays();
 }
 
 /// Drops `n` bytes from the front of `spans`, as [`take_front`] does, without reading them.

@@ -18,18 +18,45 @@ pub(super) struct Span {
     pub(super) len: usize,
 }
 
-#[derive(Debug)]
+impl Span {
+    /// The first `at` bytes, or all, and the rest.
+    #[inline(always)]
+    pub(super) fn split_at(self, at: usize) -> (Self, Self) {
+        let at = at.min(self.len);
+        // SAFETY: at most the span's length, so inside its mapping or at the end of it.
+        let rest = Self { ptr: unsafe { self.ptr.add(at) }, len: self.len - at };
+        (Self { len: at, ..self }, rest)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Region {
     start: u64,
-    /// One past the last guest address. Never wraps: a region that would is left out.
-    end: u64,
+    /// In bytes. `start + len` never wraps: a region that would is left out.
+    len: u64,
     host: *mut u8,
+}
+
+impl Region {
+    /// The longest checked range from `addr` on, at most `len` bytes, inside this region.
+    #[inline(always)]
+    fn span(&self, addr: u64, len: usize) -> Option<Span> {
+        let offset = addr.wrapping_sub(self.start);
+        if offset >= self.len {
+            return None;
+        }
+        // Both fit: the region is mapped here whole.
+        let (offset, room) = (offset as usize, (self.len - offset) as usize);
+        // SAFETY: the offset is inside the region's one mapping.
+        Some(Span { ptr: unsafe { self.host.add(offset) }, len: len.min(room) })
+    }
 }
 
 /// A snapshot of a guest's memory. Keeps the mappings alive, and guards them: should a file behind them shrink, what is
 /// left reads as zero and [`GuestMem::faulted`] says so.
 #[derive(Debug)]
 pub struct GuestMem {
+    /// In the order of their addresses.
     regions: Vec<Region>,
     // Before the mappings: fields are dropped in this order, and a guard must not outlive its mapping.
     guards: Vec<sigbus::Guard>,
@@ -48,16 +75,18 @@ impl GuestMem {
     /// # Errors
     /// When a mapping cannot be guarded.
     pub fn new(mappings: Arc<GuestMemoryMmap>) -> std::io::Result<Self> {
-        let regions: Vec<Region> = mappings
+        let mut regions: Vec<Region> = mappings
             .iter()
             .filter_map(|region| {
                 let start = region.start_addr().0;
-                let end = start.checked_add(region.len())?;
-                Some(Region { start, end, host: region.as_ptr() })
+                let len = region.len();
+                start.checked_add(len)?;
+                Some(Region { start, len, host: region.as_ptr() })
             })
             .collect();
+        regions.sort_unstable_by_key(|region| region.start);
         let guards: Result<_, _> =
-            regions.iter().map(|region| sigbus::guard(region.host, (region.end - region.start) as usize)).collect();
+            regions.iter().map(|region| sigbus::guard(region.host, region.len as usize)).collect();
         Ok(Self { regions, guards: guards?, _mappings: mappings })
     }
 
@@ -65,44 +94,55 @@ impl GuestMem {
     pub fn faulted(&self) -> bool {
         self.guards.iter().any(sigbus::Guard::faulted)
     }
+}
 
-    /// The longest checked range from `addr` on, at most `len` bytes, inside one region. `hint` is the region to try
-    /// first and is updated to the one found: the buffers of a ring almost always lie in one region.
-    #[inline]
-    fn find(&self, addr: u64, len: usize, hint: &mut usize) -> Option<Span> {
-        let inside = |r: &Region| addr >= r.start && addr < r.end;
-        let index = match self.regions.get(*hint) {
-            Some(region) if inside(region) => *hint,
-            _ => self.regions.iter().position(inside)?,
-        };
-        *hint = index;
-        let region = &self.regions[index];
-        let room = usize::try_from(region.end - addr).unwrap_or(usize::MAX);
-        let offset = usize::try_from(addr - region.start).ok()?;
-        // SAFETY: `addr` is inside the region, so the offset is inside the region's one mapping.
-        Some(Span { ptr: unsafe { region.host.add(offset) }, len: len.min(room) })
+/// A guest's memory as one ring uses it: it remembers the region that was used last, since the buffers of a ring almost
+/// always lie in one.
+#[derive(Debug)]
+pub(super) struct View {
+    mem: Arc<GuestMem>,
+    /// One of `mem`'s, or an empty one.
+    last: Region,
+}
+
+impl View {
+    pub(super) fn new(mem: Arc<GuestMem>) -> Self {
+        Self { mem, last: Region { start: 0, len: 0, host: std::ptr::null_mut() } }
+    }
+
+    pub(super) fn mem(&self) -> &Arc<GuestMem> {
+        &self.mem
+    }
+
+    /// The longest checked range from `addr` on, at most `len` bytes, inside one region.
+    #[inline(always)]
+    fn find(&mut self, addr: u64, len: usize) -> Option<Span> {
+        self.last.span(addr, len).or_else(|| self.find_anew(addr, len))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_anew(&mut self, addr: u64, len: usize) -> Option<Span> {
+        // There may be hundreds, and a guest may go from one to another with each buffer.
+        let after = self.mem.regions.partition_point(|region| region.start <= addr);
+        self.last = *self.mem.regions.get(after.checked_sub(1)?)?;
+        self.last.span(addr, len)
     }
 
     /// The range `addr .. addr + len` if it lies inside one region.
-    #[inline]
-    pub(super) fn contiguous(&self, addr: u64, len: usize, hint: &mut usize) -> Option<Span> {
-        self.find(addr, len, hint).filter(|span| span.len == len)
+    #[inline(always)]
+    pub(super) fn contiguous(&mut self, addr: u64, len: usize) -> Option<Span> {
+        self.find(addr, len).filter(|span| span.len == len)
     }
 
     /// Appends the range `addr .. addr + len` to `spans`: one span, or one for each region that it crosses when regions
     /// adjoin in the guest but not here. Nothing is appended for a length of zero, whatever the address.
     #[inline]
-    pub(super) fn translate(
-        &self,
-        addr: u64,
-        len: u32,
-        hint: &mut usize,
-        spans: &mut Vec<Span>,
-    ) -> Result<(), RingError> {
+    pub(super) fn translate(&mut self, addr: u64, len: u32, spans: &mut Vec<Span>) -> Result<(), RingError> {
         let mut at = addr;
         let mut left = len as usize;
         while left > 0 {
-            let Some(span) = self.find(at, left, hint) else {
+            let Some(span) = self.find(at, left) else {
                 return Err(RingError::BufferOutside { addr, len });
             };
             spans.push(span);

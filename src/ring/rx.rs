@@ -3,15 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::copy::{Bytes, scatter};
+use super::copy::{Bytes, fill, scatter};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
 use super::notify::{signal, take_call};
-use super::split::{Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
+use super::split::{Chain, Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
 
 /// Descriptors that one frame may fill. The longest frame in the smallest sensible buffers, 64 bytes, needs half of it.
 pub const FRAME_DESCRIPTORS_MAX: u32 = 2 * QUEUE_SIZE_MAX as u32;
+/// Descriptors that are read between two flushes, that is for the frames of one burst; a frame may go over it. Those of
+/// the longest burst in buffers of 256 bytes need half of it.
+const FLUSH_DESCRIPTORS_MAX: u32 = 4 * QUEUE_SIZE_MAX as u32;
 /// Bytes after which the guest is told of its frames before the burst ends, so that it works while we copy.
 const PUBLISH_BYTES: usize = 64 * 1024;
 /// The virtio-net header that we write: with `num_buffers`.
@@ -52,6 +55,10 @@ pub struct RxRing {
     /// The least room that was missing when this many chains were available: until there are more, a frame that needs
     /// as much is refused without looking at them again.
     starved: Option<(u16, u64)>,
+    /// The next entry whose buffer was found too small for a frame that needs so many bytes.
+    small: Option<(u16, u64)>,
+    /// Descriptors read since the last flush.
+    effort: u32,
 }
 
 // SAFETY: the spans are used only inside `deliver`, while the ring keeps their memory alive.
@@ -85,6 +92,8 @@ impl RxRing {
             unpublished: 0,
             calls: 0,
             starved: None,
+            small: None,
+            effort: 0,
         })
     }
 
@@ -95,8 +104,53 @@ impl RxRing {
     /// [`Refusal`]; the guest's buffers are untouched then.
     #[inline]
     pub fn deliver(&mut self, mut header: [u8; VNET_HEADER_WRITTEN], bytes: &Bytes<'_>) -> Result<(), Refusal> {
+        let need = self.header_len + bytes.len();
+        if self.effort > FLUSH_DESCRIPTORS_MAX {
+            return Err(Refusal::NoBuffer);
+        }
+        self.ring.reset_effort();
+        let opened = self.open_next()?;
+        // Most frames find room in the next buffer.
+        let single = opened.and_then(|(_, chain)| self.ring.single(&chain, Direction::Writable, u64::MAX));
+        if let (Some((head, _)), Some(buffer)) = (opened, single.filter(|buffer| buffer.len >= need)) {
+            header[10..].copy_from_slice(&1u16.to_le_bytes());
+            fill(&header[..self.header_len], bytes, buffer);
+            self.ring.push_used(head, need as u32);
+            self.ring.advance(1);
+        } else {
+            let delivered = self.deliver_to_many(opened, header, bytes);
+            self.effort += self.ring.effort();
+            delivered?;
+        }
+        self.unpublished += bytes.len();
+        if self.unpublished > PUBLISH_BYTES {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// Reads the first descriptor of the next chain, if one is available and may do.
+    #[inline(always)]
+    fn open_next(&mut self) -> Result<Option<(u16, Chain)>, RingError> {
+        if self.starved.is_some() || self.ring.available()? == 0 {
+            return Ok(None);
+        }
+        let head = self.ring.head(0);
+        Ok(Some((head, self.ring.open(head)?)))
+    }
+
+    /// The same with a frame that may take several buffers; `opened` is the first of them, if it has been read.
+    fn deliver_to_many(
+        &mut self,
+        opened: Option<(u16, Chain)>,
+        mut header: [u8; VNET_HEADER_WRITTEN],
+        bytes: &Bytes<'_>,
+    ) -> Result<(), Refusal> {
         let need = (self.header_len + bytes.len()) as u64;
-        self.reserve(need)?;
+        if self.small.is_some_and(|(next, least)| next == self.ring.next_avail() && need >= least) {
+            return Err(Refusal::TooBig);
+        }
+        self.reserve(opened, need)?;
         header[10..].copy_from_slice(&(self.chains.len() as u16).to_le_bytes());
         scatter(&header[..self.header_len], bytes, &self.spans);
         for &(head, len) in &self.chains {
@@ -105,24 +159,19 @@ impl RxRing {
         // At most the ring's size.
         self.ring.advance(self.chains.len() as u16);
         self.starved = None;
-        self.unpublished += bytes.len();
-        if self.unpublished > PUBLISH_BYTES {
-            self.publish();
-        }
         Ok(())
     }
 
     /// Finds chains with room for `need` bytes, without taking them yet.
-    #[inline]
-    fn reserve(&mut self, need: u64) -> Result<(), Refusal> {
+    fn reserve(&mut self, mut opened: Option<(u16, Chain)>, need: u64) -> Result<(), Refusal> {
         self.spans.clear();
         self.chains.clear();
-        self.ring.reset_effort();
         let mut available = self.ring.available()?;
         let mut room = 0;
         while room < need {
             let taken = self.chains.len() as u16;
             if taken > 0 && !self.mergeable {
+                self.small = Some((self.ring.next_avail(), need));
                 return Err(Refusal::TooBig);
             }
             if taken >= available || self.is_starved(available, need) {
@@ -134,8 +183,14 @@ impl RxRing {
                     return Err(Refusal::NoBuffer);
                 }
             }
-            let head = self.ring.head(taken);
-            let capacity = self.ring.walk(head, Direction::Writable, need - room, &mut self.spans)?;
+            let (head, chain) = match opened.take() {
+                Some(opened) => opened,
+                None => {
+                    let head = self.ring.head(taken);
+                    (head, self.ring.open(head)?)
+                }
+            };
+            let capacity = self.ring.walk(chain, Direction::Writable, need - room, &mut self.spans)?;
             if capacity == 0 || (taken == 0 && capacity < self.header_len as u64) {
                 return Err(RingError::ReceiveBufferRunt(capacity).into());
             }
@@ -159,6 +214,7 @@ impl RxRing {
     #[inline]
     pub fn flush(&mut self) -> u64 {
         self.publish();
+        self.effort = 0;
         std::mem::take(&mut self.calls)
     }
 
@@ -175,7 +231,7 @@ impl RxRing {
     /// # Errors
     /// When an area of the ring is not in the new memory.
     pub fn rebase(&mut self, mem: Arc<GuestMem>) -> Result<(), RingError> {
-        self.starved = None;
+        (self.starved, self.small) = (None, None);
         self.ring.rebase(mem)
     }
 

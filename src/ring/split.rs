@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use super::error::RingError;
 use super::mailbox::RingSetup;
-use super::memory::{GuestMem, Span};
+use super::memory::{GuestMem, Span, View};
 
 #[cfg(target_endian = "big")]
 compile_error!("rings are little-endian and are read as they are: a big-endian host needs byte swaps here");
@@ -50,11 +50,18 @@ pub(super) enum Direction {
     Writable,
 }
 
+#[derive(Clone, Copy, Debug)]
 struct Descriptor {
     addr: u64,
     len: u32,
     flags: u16,
     next: u16,
+}
+
+/// A chain whose first descriptor has been read. It is not read again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chain {
+    first: Descriptor,
 }
 
 /// The three areas as host pointers, checked.
@@ -68,7 +75,7 @@ struct Areas {
 /// One ring.
 #[derive(Debug)]
 pub(super) struct SplitRing {
-    mem: Arc<GuestMem>,
+    view: View,
     areas: Areas,
     addresses: [u64; 3],
     size: u16,
@@ -79,13 +86,12 @@ pub(super) struct SplitRing {
     seen_avail: u16,
     /// The used index that the guest was last told of.
     published: u16,
-    /// The region that the last buffer was in.
-    hint: usize,
     /// Descriptors read since [`SplitRing::reset_effort`]: what a guest makes us do is bounded by it, not by bytes.
     effort: u32,
 }
 
-// SAFETY: the pointers in `areas` point into mappings that `mem` keeps alive and are used raw by whoever owns the ring.
+// SAFETY: the pointers in `areas` and `view` point into mappings that `view` keeps alive and are used raw by whoever
+// owns the ring.
 unsafe impl Send for SplitRing {}
 
 impl SplitRing {
@@ -94,10 +100,11 @@ impl SplitRing {
             return Err(RingError::Size(setup.size));
         }
         let addresses = [setup.desc, setup.avail, setup.used];
-        let areas = locate(&mem, addresses, setup.size)?;
+        let mut view = View::new(mem);
+        let areas = locate(&mut view, addresses, setup.size)?;
         let (next_avail, next_used) = (setup.next_avail, setup.next_used);
         Ok(Self {
-            mem,
+            view,
             areas,
             addresses,
             size: setup.size,
@@ -106,7 +113,6 @@ impl SplitRing {
             next_used,
             seen_avail: next_avail,
             published: next_used,
-            hint: 0,
             effort: 0,
         })
     }
@@ -124,14 +130,14 @@ impl SplitRing {
 
     /// Moves the ring to a new snapshot of the same guest's memory.
     pub(super) fn rebase(&mut self, mem: Arc<GuestMem>) -> Result<(), RingError> {
-        self.areas = locate(&mem, self.addresses, self.size)?;
-        self.mem = mem;
-        self.hint = 0;
+        let mut view = View::new(mem);
+        self.areas = locate(&mut view, self.addresses, self.size)?;
+        self.view = view;
         Ok(())
     }
 
     pub(super) fn mem(&self) -> &Arc<GuestMem> {
-        &self.mem
+        self.view.mem()
     }
 
     pub(super) fn size(&self) -> u16 {
@@ -177,21 +183,38 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(n);
     }
 
-    /// Walks the chain from `head` on, all of whose buffers must go one way, and appends their first `limit` bytes to
-    /// `spans`. Returns the length of all of them in bytes.
+    /// Reads the first descriptor of the chain `head`. Most chains have no other.
+    #[inline(always)]
+    pub(super) fn open(&mut self, head: u16) -> Result<Chain, RingError> {
+        Ok(Chain { first: self.descriptor(head)? })
+    }
+
+    /// The buffer of a chain that is one descriptor going the wanted way, with a buffer of one piece that is at most
+    /// `limit` bytes long. `None` says nothing but that [`Self::walk`] must be asked.
+    #[inline(always)]
+    pub(super) fn single(&mut self, chain: &Chain, want: Direction, limit: u64) -> Option<Span> {
+        let Descriptor { addr, len, flags, .. } = chain.first;
+        let wanted = if want == Direction::Writable { DESC_F_WRITE } else { 0 };
+        if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != wanted || u64::from(len) > limit {
+            return None;
+        }
+        self.view.contiguous(addr, len as usize)
+    }
+
+    /// Walks a chain, all of whose buffers must go one way, and appends their first `limit` bytes to `spans`. Returns
+    /// the length of all of them in bytes.
     ///
     /// What lies beyond the limit is neither used nor looked for: a chain of gigabytes costs no more than one of the
     /// limit's length.
-    #[inline]
     pub(super) fn walk(
         &mut self,
-        head: u16,
+        chain: Chain,
         want: Direction,
         limit: u64,
         spans: &mut Vec<Span>,
     ) -> Result<u64, RingError> {
         let mut total = 0u64;
-        self.walk_each(head, &mut |ring, d| {
+        self.walk_each(chain, &mut |ring, d| {
             if direction(d) != want {
                 return Err(RingError::Direction(match want {
                     Direction::Readable => "should read it",
@@ -201,7 +224,7 @@ impl SplitRing {
             let wanted = limit.saturating_sub(total).min(u64::from(d.len));
             total += u64::from(d.len);
             // At most the descriptor's own length, which fits.
-            ring.mem.translate(d.addr, wanted as u32, &mut ring.hint, spans)
+            ring.view.translate(d.addr, wanted as u32, spans)
         })?;
         Ok(total)
     }
@@ -209,12 +232,12 @@ impl SplitRing {
     /// Walks a chain of readable buffers followed by writable ones (2.7.4.2), into two lists.
     pub(super) fn walk_both(
         &mut self,
-        head: u16,
+        chain: Chain,
         readable: &mut Vec<Span>,
         writable: &mut Vec<Span>,
     ) -> Result<(), RingError> {
         let mut seen_writable = false;
-        self.walk_each(head, &mut |ring, d| {
+        self.walk_each(chain, &mut |ring, d| {
             let spans = match direction(d) {
                 Direction::Writable => {
                     seen_writable = true;
@@ -223,7 +246,7 @@ impl SplitRing {
                 Direction::Readable if seen_writable => return Err(RingError::Direction("should write it")),
                 Direction::Readable => &mut *readable,
             };
-            ring.mem.translate(d.addr, d.len, &mut ring.hint, spans)
+            ring.view.translate(d.addr, d.len, spans)
         })
     }
 
@@ -232,17 +255,11 @@ impl SplitRing {
     #[inline]
     fn walk_each(
         &mut self,
-        head: u16,
+        chain: Chain,
         each: &mut impl FnMut(&mut Self, &Descriptor) -> Result<(), RingError>,
     ) -> Result<(), RingError> {
-        let mut index = head;
+        let mut descriptor = chain.first;
         for walked in 0..self.size {
-            if index >= self.size {
-                return Err(RingError::DescriptorIndex { index, size: self.size });
-            }
-            // SAFETY: index < size, and `locate` checked that the table has `size` descriptors, aligned to 16.
-            let descriptor = unsafe { read_descriptor(self.areas.desc.add(DESC_LEN * usize::from(index))) };
-            self.effort += 1;
             if descriptor.flags & DESC_F_INDIRECT != 0 {
                 return self.walk_indirect(&descriptor, self.size - walked, each);
             }
@@ -250,9 +267,20 @@ impl SplitRing {
             if descriptor.flags & DESC_F_NEXT == 0 {
                 return Ok(());
             }
-            index = descriptor.next;
+            descriptor = self.descriptor(descriptor.next)?;
         }
         Err(RingError::ChainTooLong(self.size))
+    }
+
+    /// Reads a descriptor of the ring's table.
+    #[inline(always)]
+    fn descriptor(&mut self, index: u16) -> Result<Descriptor, RingError> {
+        if index >= self.size {
+            return Err(RingError::DescriptorIndex { index, size: self.size });
+        }
+        self.effort += 1;
+        // SAFETY: index < size, and `locate` checked that the table has `size` descriptors, aligned to 16.
+        Ok(unsafe { read_descriptor(self.areas.desc.add(DESC_LEN * usize::from(index))) })
     }
 
     /// Walks an indirect table (2.7.5.3) of at most `room` descriptors.
@@ -274,7 +302,7 @@ impl SplitRing {
             return Err(RingError::IndirectLength(table.len));
         }
         let outside = RingError::BufferOutside { addr: table.addr, len: table.len };
-        let span = self.mem.contiguous(table.addr, len, &mut self.hint).ok_or(outside)?;
+        let span = self.view.contiguous(table.addr, len).ok_or(outside)?;
         // At most size, which fits.
         let entries = entries as u16;
         let mut index = 0;
@@ -354,7 +382,7 @@ impl SplitRing {
     #[inline]
     fn avail_u16(&self, offset: usize) -> &AtomicU16 {
         // SAFETY: `locate` checked the area up to and with `used_event`, aligned to two; it stays mapped as long as
-        // `mem`, and both sides treat the field as one 16-bit word.
+        // `view`, and both sides treat the field as one 16-bit word.
         unsafe { AtomicU16::from_ptr(self.areas.avail.add(offset).cast()) }
     }
 
@@ -371,14 +399,14 @@ fn direction(descriptor: &Descriptor) -> Direction {
 }
 
 /// Checks the three areas (2.7: alignment; sizes with the event fields) and finds them in our address space.
-fn locate(mem: &GuestMem, addresses: [u64; 3], size: u16) -> Result<Areas, RingError> {
+fn locate(view: &mut View, addresses: [u64; 3], size: u16) -> Result<Areas, RingError> {
     let n = usize::from(size);
     let [desc, avail, used] = addresses;
-    let area = |area, addr: u64, len, align| {
+    let mut area = |area, addr: u64, len, align| {
         if !addr.is_multiple_of(align) {
             return Err(RingError::AreaUnaligned { area, addr, align });
         }
-        let span = mem.contiguous(addr, len, &mut 0).ok_or(RingError::AreaOutside { area, addr })?;
+        let span = view.contiguous(addr, len).ok_or(RingError::AreaOutside { area, addr })?;
         // A region may begin at any guest address but is mapped at a page: what is aligned there need not be here.
         if !(span.ptr as usize as u64).is_multiple_of(align) {
             return Err(RingError::AreaUnaligned { area, addr, align });

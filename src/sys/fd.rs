@@ -8,6 +8,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
+/// The file system of memfds and shared memory (TMPFS_MAGIC of statfs(2)).
+const TMPFS: i64 = 0x0102_1994;
 /// The file system of huge pages (HUGETLBFS_MAGIC of statfs(2)).
 const HUGETLBFS: i64 = 0x9584_58f6;
 
@@ -51,6 +53,10 @@ pub fn shareable(fd: &OwnedFd) -> Result<Shareable, String> {
     let system = fstatfs(fd).map_err(unreadable)?;
     #[allow(clippy::unnecessary_cast, clippy::cast_lossless, reason = "the types differ from machine to machine")]
     let (kind, block) = (system.f_type as i64, u64::try_from(system.f_bsize).unwrap_or(0));
+    if kind != TMPFS && kind != HUGETLBFS {
+        // A page of it may take as long to come as whoever serves the file likes, and all guests would wait.
+        return Err("its file is not in memory: it must be a memfd, or a file in tmpfs or hugetlbfs".into());
+    }
     let small = rustix::param::page_size() as u64;
     let len = u64::try_from(stat.st_size).map_err(|_| "its file has no size".to_owned())?;
     let page = if kind == HUGETLBFS { block.max(small) } else { small };
@@ -146,6 +152,16 @@ mod tests {
         let path = tempfile::NamedTempFile::new().unwrap();
         let by_path = open(path.path(), OFlags::PATH, Mode::empty()).unwrap();
         assert!(shareable(&by_path).unwrap_err().contains("not open"));
+    }
+
+    #[test]
+    fn a_file_on_a_disk_is_no_memory() {
+        // The sources are on one.
+        let on_disk = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let system = fstatfs(&on_disk).unwrap();
+        if system.f_type != TMPFS {
+            assert!(shareable(&on_disk.into_file().into()).unwrap_err().contains("not in memory"));
+        }
     }
 
     #[test]

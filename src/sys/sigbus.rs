@@ -163,6 +163,11 @@ fn cover(address: usize) -> bool {
         if len == 0 || address < base || address - base >= len {
             continue;
         }
+        // A slot that was given up and taken anew between the two reads is not the one that holds the address, unless
+        // it is read again.
+        if slot.base.load(Ordering::SeqCst) != base || slot.len.load(Ordering::SeqCst) != len {
+            continue;
+        }
         covered = covered || replace(base, len);
         if !covered {
             return false;

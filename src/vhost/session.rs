@@ -108,9 +108,9 @@ fn run(socket: &UnixStream, port: &Arc<PortShared>, mailbox: PortMailbox, offer:
     if mailbox.post(mailbox::Message::Attach(port.clone())).is_err() {
         return;
     }
-    let _attached = Attached(mailbox.clone());
+    let attached = Attached(mailbox.clone());
     tracing::debug!(port = number, network, "attached");
-    match Session::start(socket, port, mailbox, offer) {
+    match Session::start(socket, port, mailbox, offer, attached) {
         Ok(mut session) => match session.serve() {
             ChannelError::Closed => tracing::info!(port = number, network, "detached: the frontend has closed"),
             error => tracing::warn!(port = number, network, "detached: {error}"),
@@ -120,6 +120,9 @@ fn run(socket: &UnixStream, port: &Arc<PortShared>, mailbox: PortMailbox, offer:
 }
 
 struct Session<'a> {
+    /// Before the daemon, which holds the memory: fields are dropped in this order. The worker must not be the last to
+    /// let go of a guest's memory, since to free gigabytes takes longer than its other guests can wait.
+    _attached: Attached,
     socket: &'a UnixStream,
     port: &'a Arc<PortShared>,
     gate: Gate,
@@ -136,6 +139,7 @@ impl<'a> Session<'a> {
         port: &'a Arc<PortShared>,
         mailbox: PortMailbox,
         offer: Offer,
+        attached: Attached,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let behind = Arc::new(Behind::new(mailbox));
         let backend = Arc::new(PortBackend::new(offer.features | PROTOCOL_FEATURES, behind.clone()));
@@ -146,7 +150,7 @@ impl<'a> Session<'a> {
         backend.set_rings(rings);
         let private = connect_privately(&mut daemon)?;
         let gate = Gate::new(offer, port.clone());
-        let mut session = Self { socket, port, gate, behind, private, daemon, refused: 0 };
+        let mut session = Self { _attached: attached, socket, port, gate, behind, private, daemon, refused: 0 };
         session.negotiate()?;
         Ok(session)
     }

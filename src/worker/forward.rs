@@ -1,7 +1,7 @@
 //! From a burst to its receivers: the path of a frame between two rings.
 
 use crate::frame::ethernet::MacAddr;
-use crate::frame::offload::{Fit, Offload};
+use crate::frame::offload::{Fit, Offload, Offloads};
 use crate::frame::{checksum, flow, offload, segment, vnet::VnetHeader};
 use crate::metrics::Counter;
 use crate::ring::{BURST_BYTES_MAX, Burst, Bytes, FRAME_LEN_MAX, Refusal};
@@ -9,8 +9,15 @@ use crate::switch::{PortId, Switch, Verdict};
 
 use super::port::{Port, Ring};
 
-/// Bytes that one burst may be copied into when it is flooded: a frame of 1,500 bytes to 340 ports, or ARP to all.
-const FLOOD_BYTES_PER_BURST_MAX: usize = BURST_BYTES_MAX as usize;
+/// What the frames of one burst may cost when they are flooded, in bytes that are copied beyond a first time: a frame
+/// of 1,500 bytes to 340 ports, or ARP to all. The first frame may cost more, up to the next bound.
+const FLOOD_COST_PER_BURST_MAX: usize = BURST_BYTES_MAX as usize;
+/// What one frame may cost: a super-frame of usual segments to 70 ports. Others wait for so long, about 10 ms.
+const FLOOD_COST_PER_FRAME_MAX: usize = 8 << 20;
+/// What a port's flooding may cost in a second: about a tenth of a worker's time.
+const FLOOD_COST_PER_SECOND_MAX: usize = 1 << 30;
+/// What a segment costs in software, in bytes that could be copied meanwhile.
+const SEGMENT_COST: usize = 1024;
 
 /// A frame that is on its way, judged.
 #[derive(Clone, Copy)]
@@ -18,6 +25,16 @@ struct Frame<'a> {
     head: &'a [u8],
     bytes: Bytes<'a>,
     offload: Offload,
+}
+
+/// Who has sent a burst.
+struct Sender {
+    /// Its port's place.
+    from: usize,
+    sends: Offloads,
+    /// Whether its address has been noted.
+    is_known: bool,
+    now_s: u32,
 }
 
 /// One Ethernet segment: its ports and what it has learned.
@@ -45,47 +62,59 @@ impl Network {
 
     /// Forwards every frame of a burst that port `from` has sent, and tells the receivers.
     pub(super) fn forward(&mut self, from: usize, burst: &Burst, now_s: u32) {
+        let Some(port) = &self.ports[from] else { return };
+        let mut sender = Sender { from, sends: port.negotiated.sends, is_known: port.mac.is_some(), now_s };
         self.switch.begin_burst(now_s);
-        let mut flood_bytes = FLOOD_BYTES_PER_BURST_MAX;
+        let mut flood_left = FLOOD_COST_PER_BURST_MAX;
+        let mut bytes = 0;
         for i in 0..burst.len() {
-            if let Err(reason) = self.forward_one(from, burst, i, &mut flood_bytes)
-                && let Some(port) = &self.ports[from]
-            {
-                port.shared.counters.count(reason);
+            bytes += burst.frame_len(i) as u64;
+            if let Err(reason) = self.forward_one(&mut sender, burst, i, &mut flood_left) {
+                self.count(from, reason, 1);
             }
         }
         self.flush();
+        self.count(from, Counter::TxFrames, burst.len() as u64);
+        self.count(from, Counter::TxBytes, bytes);
         let evicted = self.switch.take_evictions(port_id(from));
-        if evicted > 0
-            && let Some(port) = &self.ports[from]
-        {
-            port.shared.counters.add(Counter::AddressesEvicted, evicted);
+        if evicted > 0 {
+            self.count(from, Counter::AddressesEvicted, evicted);
         }
     }
 
-    fn forward_one(&mut self, from: usize, burst: &Burst, i: usize, flood_bytes: &mut usize) -> Result<(), Counter> {
-        let Some(port) = &mut self.ports[from] else { return Ok(()) };
+    fn count(&self, port: usize, counter: Counter, n: u64) {
+        if let Some(port) = &self.ports[port] {
+            port.shared.counters.add(counter, n);
+        }
+    }
+
+    #[inline(always)]
+    fn forward_one(
+        &mut self,
+        sender: &mut Sender,
+        burst: &Burst,
+        i: usize,
+        flood_left: &mut usize,
+    ) -> Result<(), Counter> {
+        let from = sender.from;
         let (head, len) = (burst.head(i), burst.frame_len(i));
-        let counters = &port.shared.counters;
-        counters.count(Counter::TxFrames);
-        counters.add(Counter::TxBytes, len as u64);
         if len > FRAME_LEN_MAX {
             return Err(Counter::DropTxTooLong);
         }
         let header = VnetHeader::parse(burst.vnet(i));
-        let offload =
-            offload::validate(&header, head, len, port.negotiated.sends).map_err(|_| Counter::DropTxBadHeader)?;
+        let offload = offload::validate(&header, head, len, sender.sends).map_err(|_| Counter::DropTxBadHeader)?;
         if matches!(offload, Offload::Segment(_)) {
-            counters.count(Counter::TxGsoFrames);
+            self.count(from, Counter::TxGsoFrames, 1);
         }
         let verdict = self.switch.forward(port_id(from), head);
-        if port.mac.is_none() && !matches!(verdict, Verdict::Drop(_)) {
+        if !sender.is_known && !matches!(verdict, Verdict::Drop(_)) {
             self.meet(from, MacAddr::source_of(head));
+            sender.is_known = true;
         }
         let frame = Frame { head, bytes: burst.bytes(i), offload };
         match verdict {
             Verdict::Forward(to) => self.deliver(usize::from(to.0), &frame),
-            Verdict::Flood => self.flood(from, &frame, flood_bytes)?,
+            Verdict::Flood => self.flood(from, &frame, flood_left, sender.now_s)?,
             Verdict::Drop(reason) => return Err(reason),
         }
         Ok(())
@@ -109,14 +138,18 @@ impl Network {
         }
     }
 
-    fn flood(&mut self, from: usize, frame: &Frame<'_>, bytes_left: &mut usize) -> Result<(), Counter> {
+    fn flood(&mut self, from: usize, frame: &Frame<'_>, left: &mut usize, now_s: u32) -> Result<(), Counter> {
         let receivers = self.ports.iter().flatten().count().saturating_sub(1);
-        let bytes = frame.bytes.len() * receivers;
-        // The first frame always passes, so that a long one on a large network is not refused for ever.
-        if bytes > *bytes_left && *bytes_left < FLOOD_BYTES_PER_BURST_MAX {
+        let segments = if let Offload::Segment(gso) = frame.offload { gso.segments(frame.bytes.len()) } else { 0 };
+        // As the switch counts: beyond the first copy, which forwarding would make as well.
+        let cost = receivers.saturating_sub(1) * (frame.bytes.len() + segments * SEGMENT_COST);
+        // A long frame on a large network must not be refused for ever, so a burst's first one may go over its bound.
+        let is_first = *left == FLOOD_COST_PER_BURST_MAX && cost <= FLOOD_COST_PER_FRAME_MAX;
+        let Some(port) = &mut self.ports[from] else { return Ok(()) };
+        if (cost > *left && !is_first) || !port.may_flood(cost, FLOOD_COST_PER_SECOND_MAX, now_s) {
             return Err(Counter::DropTxFloodLimit);
         }
-        *bytes_left = bytes_left.saturating_sub(bytes.max(1));
+        *left = left.saturating_sub(cost);
         for to in 0..self.ports.len() {
             if to != from {
                 self.deliver(to, frame);
@@ -137,7 +170,7 @@ impl Network {
             port.shared.counters.count(Counter::DropRxFiltered);
             return;
         }
-        if unflushed.last() != Some(&(to, index)) && !unflushed.contains(&(to, index)) {
+        if !std::mem::replace(&mut port.slots[index].unflushed, true) {
             unflushed.push((to, index));
         }
         let mut receiver = Receiver { port, index };
@@ -167,6 +200,7 @@ impl Network {
     fn flush(&mut self) {
         for (to, index) in self.unflushed.drain(..) {
             let Some(port) = &mut self.ports[to] else { continue };
+            port.slots[index].unflushed = false;
             if let Ring::Rx(ring) = &mut port.slots[index].ring {
                 let calls = ring.flush();
                 port.shared.counters.add(Counter::Calls, calls);

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 
@@ -36,6 +37,9 @@ use port::{Port, Ring};
 
 /// How long a ring is polled after it was last seen with work.
 const POLL_IDLE_MAX: Duration = Duration::from_micros(50);
+/// How long the end of the process waits for the worker, in milliseconds. It takes far less, unless a frontend has made
+/// a descriptor block that we made non-blocking.
+pub const STOP_MAX_MS: u8 = 30;
 /// Rounds of polling between two looks at what else is ready.
 const ROUNDS_PER_WAIT: u32 = 16;
 
@@ -100,10 +104,14 @@ impl WorkerHandle {
         self.ended.as_fd()
     }
 
-    /// Ends the worker and waits for it. Sessions that still post are told that it is gone.
+    /// Ends the worker and waits for it, but not for ever. Sessions that still post are told that it is gone.
     pub fn stop(self) {
         self.stop.store(true, Ordering::SeqCst);
         self.mailbox.ring_bell();
+        let mut ended = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut ended, PollTimeout::from(STOP_MAX_MS)), Ok(1)) {
+            return tracing::error!("the worker does not end: a frontend keeps it waiting; ending without it");
+        }
         if self.thread.join().is_err() {
             tracing::error!("the worker has panicked; this is a bug");
         }
@@ -120,6 +128,8 @@ pub struct Worker {
     /// Where each port is, by [`crate::ring::mailbox::PortShared::number`].
     by_number: HashMap<u32, usize>,
     polled: Vec<Polled>,
+    /// Control queues, by port and ring, that have had their turn and may hold more commands.
+    unfinished: Vec<(usize, usize)>,
     burst: Burst,
     /// [`sigbus::faults`] when it was last looked at.
     faults_seen: u64,
@@ -146,6 +156,7 @@ impl Worker {
             network: Network::new(seed),
             by_number: HashMap::new(),
             polled: Vec::new(),
+            unfinished: Vec::new(),
             burst: Burst::default(),
             faults_seen: sigbus::faults(),
             rounds: 0,
@@ -177,11 +188,14 @@ impl Worker {
         if self.polled.is_empty() {
             // Asleep we hold nobody's memory.
             self.burst.release();
-            self.wait(-1);
+            self.wait(if self.unfinished.is_empty() { -1 } else { 0 });
         } else if self.rounds.is_multiple_of(ROUNDS_PER_WAIT) {
             self.wait(0);
         }
         self.rounds = self.rounds.wrapping_add(1);
+        for (index, ring) in std::mem::take(&mut self.unfinished) {
+            self.look_at(index, ring);
+        }
         self.poll_round();
     }
 
@@ -213,11 +227,11 @@ impl Worker {
         let Some(port) = self.network.ports[index].as_mut() else { return };
         match &port.slots[ring].ring {
             Ring::Tx(_) => self.poll_ring(index, ring),
-            Ring::Control(_) => {
-                if let Err(error) = port.serve_control(ring) {
-                    self.break_ring(index, ring, &error);
-                }
-            }
+            Ring::Control(_) => match port.serve_control(ring) {
+                Ok(true) => self.unfinished.push((index, ring)),
+                Ok(false) => {}
+                Err(error) => self.break_ring(index, ring, &error),
+            },
             Ring::Rx(_) | Ring::Stopped { .. } | Ring::Broken { .. } => self.ignore_kicks(index, ring),
         }
     }

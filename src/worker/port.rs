@@ -41,11 +41,20 @@ pub(super) struct Slot {
     err: Option<OwnedFd>,
     /// Whether the worker polls the ring, so that it need not be kicked.
     pub(super) polled: bool,
+    /// Whether the burst that is being forwarded has frames for it that the guest has not been told of.
+    pub(super) unflushed: bool,
 }
 
 impl Slot {
     fn new() -> Self {
-        Self { ring: Ring::Stopped { next_avail: 0 }, enabled: false, kick: None, err: None, polled: false }
+        Self {
+            ring: Ring::Stopped { next_avail: 0 },
+            enabled: false,
+            kick: None,
+            err: None,
+            polled: false,
+            unflushed: false,
+        }
     }
 
     fn next_avail(&self) -> u16 {
@@ -70,6 +79,8 @@ pub(super) struct Port {
     pub(super) control: ControlQueue,
     /// The first unicast source that the guest has sent from: its own address, as far as anyone can tell.
     pub(super) mac: Option<MacAddr>,
+    /// A second, and what flooding has cost in it.
+    flooded: (u32, usize),
 }
 
 impl Port {
@@ -82,7 +93,20 @@ impl Port {
             receivers: Vec::new(),
             control: ControlQueue::default(),
             mac: None,
+            flooded: (0, 0),
         }
+    }
+
+    /// Charges the port for a frame that is flooded. `false` when it would go over `max` in this second.
+    pub(super) fn may_flood(&mut self, cost: usize, max: usize, now_s: u32) -> bool {
+        if self.flooded.0 != now_s {
+            self.flooded = (now_s, 0);
+        }
+        let fits = cost <= max - self.flooded.1;
+        if fits {
+            self.flooded.1 += cost;
+        }
+        fits
     }
 
     pub(super) fn set_features(&mut self, features: u64) {
@@ -121,7 +145,9 @@ impl Port {
                 }
                 slot.ring = ring;
                 slot.polled = false;
-                self.shared.change_status(STATUS_LINK_UP, 0);
+                if !self.slots.iter().any(|slot| matches!(slot.ring, Ring::Broken { .. })) {
+                    self.shared.change_status(STATUS_LINK_UP, 0);
+                }
                 if resumed && self.negotiated.announce {
                     // A guest in mid-life, with us new to it: nobody here knows its addresses yet.
                     self.shared.change_status(STATUS_ANNOUNCE, 0);
@@ -188,9 +214,7 @@ impl Port {
             // The ring does not lie: zeros stand where it was.
             return self.break_memory();
         }
-        let next_avail = self.slots[index].next_avail();
-        self.slots[index].ring = Ring::Broken { next_avail };
-        self.slots[index].polled = false;
+        self.stop_all();
         signal(self.slots[index].err.as_ref());
         self.shared.counters.count(Counter::RingErrors);
         self.shared.change_status(0, STATUS_LINK_UP);
@@ -199,8 +223,19 @@ impl Port {
             port = self.shared.number,
             network = self.shared.network,
             ring = index,
-            "ring stopped: {error}; the port is off this ring until the guest resets its network device"
+            "port stopped: {error}; it stays so until the guest resets its network device"
         );
+    }
+
+    /// Stops every ring that runs, until the session stops it or starts it anew.
+    fn stop_all(&mut self) {
+        for slot in &mut self.slots {
+            if !matches!(slot.ring, Ring::Stopped { .. }) {
+                slot.ring = Ring::Broken { next_avail: slot.next_avail() };
+            }
+            slot.polled = false;
+        }
+        self.receivers.clear();
     }
 
     /// Whether the memory behind the port has gone away, and it has not been stopped for that yet.
@@ -211,12 +246,7 @@ impl Port {
     /// Stops everything because the memory behind the port has gone away.
     pub(super) fn break_memory(&mut self) {
         self.mem = None;
-        for slot in &mut self.slots {
-            let next_avail = slot.next_avail();
-            slot.ring = Ring::Broken { next_avail };
-            slot.polled = false;
-        }
-        self.receivers.clear();
+        self.stop_all();
         self.shared.counters.count(Counter::MemoryFaults);
         self.shared.change_status(0, STATUS_LINK_UP);
         tracing::warn!(
@@ -227,9 +257,9 @@ impl Port {
         );
     }
 
-    /// Serves the control queue until it is empty.
-    pub(super) fn serve_control(&mut self, index: usize) -> Result<(), RingError> {
-        let Ring::Control(ring) = &mut self.slots[index].ring else { return Ok(()) };
+    /// Serves the control queue until it is empty, or has had its turn: then there may be more, and `true` is returned.
+    pub(super) fn serve_control(&mut self, index: usize) -> Result<bool, RingError> {
+        let Ring::Control(ring) = &mut self.slots[index].ring else { return Ok(false) };
         let mut served = 0;
         loop {
             let (control, mut effect) = (&mut self.control, Effect::None);
@@ -248,7 +278,7 @@ impl Port {
         self.shared.counters.add(Counter::Calls, calls);
         self.shared.counters.add(Counter::ControlCommands, served);
         self.update_receivers();
-        Ok(())
+        Ok(served == CONTROL_COMMANDS_MAX)
     }
 
     /// Pairs that the guest has asked for on its control queue, where that queue is ours to serve.

@@ -161,6 +161,16 @@ impl Daemon {
         Facts { threads: count("task"), fds: count("fd"), maps, rss_anon_kib }
     }
 
+    /// Hundredths of a second that the thread of this name has run.
+    pub(crate) fn cpu_ticks(&self, name: &str) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("our child");
+        let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+        let stat = stats.into_iter().find(|stat| stat.contains(&format!("({name})"))).expect("a thread of that name");
+        // utime and stime, the 14th and 15th of all, the 12th and 13th after the name (proc(5)).
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
+
     /// Times that each thread has gone to sleep of its own will, by thread and name.
     pub(crate) fn sleeps(&self) -> Vec<(String, u64)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("our child");

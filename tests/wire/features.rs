@@ -404,6 +404,30 @@ fn the_control_queue_is_served() {
 }
 
 #[test]
+fn many_commands_with_one_kick_are_all_served() {
+    let daemon = Daemon::with(&[], false);
+    for features in [f::CTRL_VQ | f::CTRL_RX, f::CTRL_VQ | f::CTRL_RX | f::EVENT_IDX] {
+        let config = Config::usual(1).without(f::EVENT_IDX | f::INDIRECT_DESC).with(features);
+        let mut a = Guest::attach(&daemon.socket(), Config { size: 1024, ..config });
+        let at = a.memory.len() - 8192;
+        // VIRTIO_NET_CTRL_RX_PROMISC on, and the byte for the answer.
+        a.memory.write(at, &[0, 0, 1, 0xee]);
+        let control = a.control.as_mut().expect("a control queue");
+        for _ in 0..300 {
+            control.push(&[(at, 3, false), (at + 3, 1, true)]).expect("room");
+        }
+        control.publish();
+        let mut answered = 0;
+        until("all answers", || {
+            while control.pop().is_some() {
+                answered += 1;
+            }
+            answered == 300
+        });
+    }
+}
+
+#[test]
 fn a_configuration_change_reaches_the_backend_channel() {
     let mut daemon = Daemon::start();
     let mut a = Guest::attach(&daemon.socket(), Config::usual(1).with(f::STATUS));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use guestwire::vhost::message::*;
 use nix::sys::eventfd::EventFd;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use vhost::VhostBackend;
@@ -84,9 +85,9 @@ fn table(size: u64, file: OwnedFd) -> Message {
 }
 
 fn file(len: u64) -> OwnedFd {
-    let file = tempfile::tempfile().expect("a file");
-    file.set_len(len).expect("a length");
-    file.into()
+    let file = memfd_create(c"memory", MFdFlags::MFD_CLOEXEC).expect("a memfd");
+    nix::unistd::ftruncate(&file, i64::try_from(len).expect("fits")).expect("a length");
+    file
 }
 
 /// Sends messages and expects the end for this reason.

@@ -1,5 +1,7 @@
 //! Who gets a frame.
 
+use guestwire::vhost::features as f;
+
 use crate::daemon::Daemon;
 use crate::guest::{Config, Guest, introduce, mac, plain};
 
@@ -115,5 +117,29 @@ fn a_guest_with_very_many_addresses_evicts_its_own_alone() {
     a.send(&plain(mac(2), mac(1), b"still"));
     assert_eq!(b.receive().frame[14..], *b"still");
     c.assert_gets_only_what_follows(&mut b);
+    daemon.assert_alive();
+}
+
+/// Twelve receivers that take no super-frames, and one of tiny segments for all of them.
+#[test]
+fn a_flood_that_would_be_very_much_work_is_refused() {
+    let mut daemon = Daemon::start();
+    let mut a = Guest::attach(&daemon.socket(), Config::usual(1));
+    let plain_ones = |number| Config::usual(number).without(f::GUEST_TSO4 | f::GUEST_TSO6);
+    let mut others: Vec<_> = (2..14).map(|number| Guest::attach(&daemon.socket(), plain_ones(number))).collect();
+    let mut to_all = |payload: usize, segment: u16| {
+        let mut frame = crate::packet::tcp(1, 2, 0, &vec![7; payload], true);
+        frame[..6].copy_from_slice(&[0xff; 6]);
+        let mut header = crate::packet::header(true, true);
+        header[4..6].copy_from_slice(&segment.to_le_bytes());
+        a.send_with(&header, &frame, &[]);
+    };
+    to_all(crate::packet::SUPER, 48);
+    daemon.expect_counter(0, "drop_tx_flood_limit", 1);
+    to_all(20_000, 1460);
+    for other in &mut others {
+        let got: usize = (0..14).map(|_| other.receive().frame.len() - crate::packet::HEADERS).sum();
+        assert_eq!(got, 20_000);
+    }
     daemon.assert_alive();
 }
