@@ -80,7 +80,7 @@ fn run(input: &mut Input) -> bool {
     let port = PortShared::new(0, "fuzz".to_owned(), [2, 0, 0, 0, 0, 1]).expect("an eventfd");
     let mut gate = Gate::new(Offer::new(0, None), Arc::new(port));
     let mut daemon = Daemon::default();
-    while let Ok(message) = channel::receive(ours.as_fd()) {
+    while let Ok(message) = channel::receive(ours.as_fd(), None) {
         match gate.admit(message) {
             Verdict::Forward(messages) => daemon.take(&messages),
             Verdict::Answer(body) => assert!(body.len() <= BODY_LEN_MAX),
