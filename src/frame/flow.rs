@@ -4,11 +4,16 @@ use super::ip::{self, Layers, TCP, UDP, Version};
 
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The same number for all frames of a flow: from the addresses, and the ports where there are any; fragments of a
-/// packet go by addresses alone. Not secret: who chooses flows can choose the queue of the guest it sends to, which
+/// What is looked at of a frame. The caller may know more of one than of another, by what they ask of their receiver,
+/// and that must not part them.
+const LOOKED_AT: usize = 64;
+
+/// The same number for all frames of a flow: from the addresses, and the ports where there are any that lie within the
+/// first 64 bytes; fragments of a packet go by addresses alone. Not secret: who chooses flows can choose the queue of the guest it sends to, which
 /// gains nothing. The two directions of a flow need not have the same number.
 #[inline]
 pub fn flow_hash(head: &[u8]) -> u32 {
+    let head = &head[..head.len().min(LOOKED_AT)];
     match ip::layers(head) {
         Some(layers) => hash_packet(head, &layers),
         None => mix(0, head.get(..12).unwrap_or(head)),
@@ -61,6 +66,12 @@ mod tests {
         for tags in 0..2 {
             assert_eq!(flow_hash(&datagram(tags, 9, 0, b"one")), flow_hash(&datagram(tags, 9, 0, b"another")));
         }
+    }
+
+    #[test]
+    fn what_is_known_beyond_changes_nothing() {
+        let frame = datagram(20, 9, 0, &[7; 60]);
+        assert_eq!(flow_hash(&frame), flow_hash(&frame[..LOOKED_AT]));
     }
 
     #[test]

@@ -104,6 +104,8 @@ counters! {
     ControlCommands => "control_commands",
     /// Addresses of this port given up early because the port's share of the table was full.
     AddressesEvicted => "addresses_evicted",
+    /// Addresses that this port took over from another: a migration, or two guests that use one address.
+    AddressesMoved => "addresses_moved",
 }
 
 /// One port's counters. One writer, any number of readers.
@@ -129,10 +131,5 @@ impl PortCounters {
     /// The present value.
     pub fn get(&self, counter: Counter) -> u64 {
         self.values[counter as usize].load(Ordering::Relaxed)
-    }
-
-    /// All counters that are not zero, in the order of [`Counter::ALL`].
-    pub fn nonzero(&self) -> impl Iterator<Item = (Counter, u64)> + '_ {
-        Counter::ALL.iter().map(|&c| (c, self.get(c))).filter(|&(_, v)| v != 0)
     }
 }

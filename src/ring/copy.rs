@@ -1,8 +1,8 @@
 //! Copies between guests, and between a guest and private memory. The only place where frame bytes move.
 //!
-//! Invariant: each byte of a frame is read from its sender's memory once. The first bytes (`head`) are read into
-//! private memory when the frame is taken, judged there and written to the receiver from there, so a guest that
-//! rewrites a frame while we forward it cannot have one header judged and another delivered.
+//! Invariant: what is judged is what is delivered. A frame's first bytes (`head`) are read once, into private memory,
+//! when the frame is taken, judged there and written to every receiver from there, so a guest that rewrites a frame
+//! while we forward it cannot have one header judged and another delivered. The rest is read once for each receiver.
 
 use super::memory::Span;
 

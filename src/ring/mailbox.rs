@@ -29,7 +29,7 @@ pub const STATUS_ANNOUNCE: u16 = 2;
 /// Everything needed to start one ring, as the frontend described it and the gate checked it.
 #[derive(Debug)]
 pub struct RingSetup {
-    /// Number of descriptors: a power of two, at most 32,768.
+    /// Number of descriptors: a power of two, at most [`super::QUEUE_SIZE_MAX`].
     pub size: u16,
     /// Guest physical address of the descriptor table.
     pub desc: u64,

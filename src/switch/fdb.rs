@@ -101,6 +101,7 @@ impl Fdb {
         self.table.get(key).filter(|value| is_live(value.stamp_s, now_s)).map(|value| PortId(value.port))
     }
 
+    #[cfg(test)]
     /// Addresses in the share of `port`, expired ones among them until their room is needed.
     pub(super) fn address_count(&self, port: PortId) -> usize {
         self.ports.get(port.index()).and_then(Option::as_ref).map_or(0, |port| port.share.len())

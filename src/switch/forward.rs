@@ -2,7 +2,6 @@
 
 use super::fdb::Fdb;
 use super::header::Header;
-use super::key::Key;
 use super::limits::{BurstBudget, PortBudget};
 use super::{PORTS_MAX, PortId, Verdict};
 use crate::metrics::Counter;
@@ -48,11 +47,6 @@ impl Switch {
         true
     }
 
-    /// The ports that are present, in no particular order: who gets a flooded frame, but for the port it came from.
-    pub fn ports(&self) -> impl Iterator<Item = PortId> {
-        self.present.iter().copied()
-    }
-
     /// Starts a burst of frames from one ring. `now_s` is a monotonic clock in seconds, of any origin; a value below an
     /// earlier one counts as that earlier one.
     pub fn begin_burst(&mut self, now_s: u32) {
@@ -86,19 +80,6 @@ impl Switch {
         }
     }
 
-    /// The port that the station with this address was last seen on, in VLAN `vlan_id` (0: untagged).
-    pub fn lookup(&self, vlan_id: u16, address: [u8; 6]) -> Option<PortId> {
-        let [a, b, c, d, e, f] = address;
-        self.fdb.lookup(Key::new(vlan_id, u64::from_be_bytes([0, 0, a, b, c, d, e, f])), self.now_s)
-    }
-
-    /// Addresses that take up room in the port's share, at most
-    /// [`ADDRESSES_PER_PORT_MAX`](super::ADDRESSES_PER_PORT_MAX). Expired ones are among them until a new address of
-    /// the port needs their room.
-    pub fn address_count(&self, port: PortId) -> usize {
-        self.fdb.address_count(port)
-    }
-
     /// Addresses that the port gave up before they expired, because its share was full, since the last call.
     pub fn take_evictions(&mut self, port: PortId) -> u64 {
         self.fdb.take_evicted(port)
@@ -125,6 +106,24 @@ impl Switch {
 
 #[cfg(test)]
 impl Switch {
+    /// The ports that are present, in no particular order: who gets a flooded frame, but for the port it came from.
+    pub(super) fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.present.iter().copied()
+    }
+
+    /// The port that the station with this address was last seen on, in VLAN `vlan_id` (0: untagged).
+    pub(super) fn lookup(&self, vlan_id: u16, address: [u8; 6]) -> Option<PortId> {
+        let [a, b, c, d, e, f] = address;
+        self.fdb.lookup(super::key::Key::new(vlan_id, u64::from_be_bytes([0, 0, a, b, c, d, e, f])), self.now_s)
+    }
+
+    /// Addresses that take up room in the port's share, at most
+    /// [`ADDRESSES_PER_PORT_MAX`](super::ADDRESSES_PER_PORT_MAX). Expired ones are among them until a new address of
+    /// the port needs their room.
+    pub(super) fn address_count(&self, port: PortId) -> usize {
+        self.fdb.address_count(port)
+    }
+
     /// Checks that the parts agree with each other.
     pub(super) fn check(&self) {
         self.fdb.check();

@@ -76,10 +76,9 @@ impl Network {
         self.flush();
         self.count(from, Counter::TxFrames, burst.len() as u64);
         self.count(from, Counter::TxBytes, bytes);
-        let evicted = self.switch.take_evictions(port_id(from));
-        if evicted > 0 {
-            self.count(from, Counter::AddressesEvicted, evicted);
-        }
+        let (evicted, moved) = (self.switch.take_evictions(port_id(from)), self.switch.take_moves(port_id(from)));
+        self.count(from, Counter::AddressesEvicted, evicted);
+        self.count(from, Counter::AddressesMoved, moved);
     }
 
     fn count(&self, port: usize, counter: Counter, n: u64) {

@@ -4,8 +4,8 @@
 //! and then its kick descriptor is watched. A kick makes it polled; when it has been empty for [`POLL_IDLE_MAX`] it is
 //! armed again, with one more look after the arming. With no ring polled the worker sleeps in epoll without a timeout,
 //! so a quiet network costs nothing; with some, it still looks at epoll every [`ROUNDS_PER_WAIT`] rounds, so a kick or
-//! a session's message is never starved. A round gives each polled ring one burst: a busy guest delays the others by
-//! one burst, not more.
+//! a session's message is never starved. A round gives each port with work one burst, from its rings in turn: a busy
+//! guest delays the others by one burst, not more, however many queues it has.
 //!
 //! Mail from sessions is applied between rounds, when no pointer into any guest's memory is held: that is the quiescent
 //! point that [`crate::ring::mailbox`] promises.
@@ -82,6 +82,8 @@ struct Polled {
     ring: usize,
     /// When it was first seen empty since it last had work.
     empty_since: Option<Instant>,
+    /// Whether it is still to be polled after this round.
+    stays: bool,
 }
 
 /// A worker in a thread of its own.
@@ -252,25 +254,28 @@ impl Worker {
         {
             tx.quiet();
             slot.polled = true;
-            self.polled.push(Polled { port: index, ring, empty_since: None });
+            self.polled.push(Polled { port: index, ring, empty_since: None, stays: true });
         }
     }
 
-    /// Gives each polled ring one burst.
+    /// Gives each port with work one burst. Each round begins with another ring, so that a port's rings take turns.
     fn poll_round(&mut self) {
-        let mut at = 0;
-        while at < self.polled.len() {
+        let count = self.polled.len();
+        let mut all_stay = true;
+        let mut at = if count > 1 { self.rounds as usize % count } else { 0 };
+        for _ in 0..count {
             let mut polled = self.polled[at];
-            if self.poll_one(&mut polled) {
-                self.polled[at] = polled;
-                at += 1;
-            } else {
-                self.polled.swap_remove(at);
-            }
+            polled.stays = self.poll_one(&mut polled);
+            all_stay &= polled.stays;
+            self.polled[at] = polled;
+            at = if at + 1 == count { 0 } else { at + 1 };
+        }
+        if !all_stay {
+            self.polled.retain(|polled| polled.stays);
         }
     }
 
-    /// Gives one ring its burst. Returns whether it stays polled.
+    /// Gives one ring its burst, if its port has had none in this round. Returns whether it stays polled.
     fn poll_one(&mut self, polled: &mut Polled) -> bool {
         let Polled { port: index, ring, .. } = *polled;
         let Some(port) = self.network.ports[index].as_mut() else { return false };
@@ -279,6 +284,9 @@ impl Worker {
         let Ring::Tx(tx) = &mut slot.ring else { return false };
         if !slot.polled {
             return false;
+        }
+        if port.served_in == self.rounds {
+            return true;
         }
         if let Err(error) = tx.take(&mut self.burst) {
             self.break_ring(index, ring, &error);
@@ -290,6 +298,7 @@ impl Worker {
             return self.stays_polled(polled);
         }
         polled.empty_since = None;
+        port.served_in = self.rounds;
         if slot.enabled {
             self.network.forward(index, &self.burst, now_s());
         } else {

@@ -79,6 +79,8 @@ pub(super) struct Port {
     pub(super) control: ControlQueue,
     /// The first unicast source that the guest has sent from: its own address, as far as anyone can tell.
     pub(super) mac: Option<MacAddr>,
+    /// The worker's round in which it last had a burst.
+    pub(super) served_in: u32,
     /// A second, and what flooding has cost in it.
     flooded: (u32, usize),
 }
@@ -93,6 +95,7 @@ impl Port {
             receivers: Vec::new(),
             control: ControlQueue::default(),
             mac: None,
+            served_in: 0,
             flooded: (0, 0),
         }
     }
