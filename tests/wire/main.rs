@@ -6,6 +6,7 @@
 
 mod churn;
 mod daemon;
+mod dependent;
 mod features;
 mod guest;
 mod hostile_frontends;
