@@ -15,6 +15,7 @@ mod kinds;
 mod lengths;
 mod memory;
 mod offloads;
+mod order;
 mod packet;
 mod quiet;
 mod ring;
