@@ -4,6 +4,7 @@
 //! front-end and drives split rings of its own over a memfd, so it is an implementation independent of the one it
 //! tests; a hostile guest or frontend (`hostile_rings`, `hostile_frontends`) writes what it likes.
 
+mod announce;
 mod churn;
 mod daemon;
 mod dependent;
