@@ -263,27 +263,36 @@ impl Guest {
     /// Pushes a frame onto pair `pair`, split as `split` says (what is left is the last part), without telling the
     /// device. Returns false when there is no room.
     pub(crate) fn push(&mut self, pair: usize, header: &[u8; 12], frame: &[u8], split: &[usize]) -> bool {
+        let mut left = self.header_len() + frame.len();
+        let mut pieces = Vec::new();
+        for &len in split.iter().chain([&usize::MAX]) {
+            let len = len.min(left);
+            if len > 0 {
+                pieces.push(len);
+                left -= len;
+            }
+        }
+        self.push_pieces(pair, header, frame, &pieces).is_some()
+    }
+
+    /// Pushes a frame over descriptors of exactly these lengths; some may be zero. Returns the chain's head, or nothing
+    /// when there is no room.
+    fn push_pieces(&mut self, pair: usize, header: &[u8; 12], frame: &[u8], pieces: &[usize]) -> Option<u16> {
         self.reap(pair);
-        let Some(&slot) = self.transmit_slots[pair].last() else { return false };
+        let slot = *self.transmit_slots[pair].last()?;
         let header_len = self.header_len();
         self.memory.write(slot, &header[..header_len]);
         self.memory.write(slot + header_len, frame);
-        let mut buffers: Vec<Buffer> = Vec::new();
-        let (mut at, end) = (slot, slot + header_len + frame.len());
-        for &len in split {
-            let len = len.min(end - at);
-            if len > 0 {
-                buffers.push((at, len, false));
-                at += len;
-            }
-        }
-        if at < end {
-            buffers.push((at, end - at, false));
-        }
-        let Some(head) = self.transmit[pair].push(&buffers) else { return false };
+        let mut at = slot;
+        let piece = |&len: &usize| {
+            at += len;
+            (at - len, len, false)
+        };
+        let buffers: Vec<Buffer> = pieces.iter().map(piece).collect();
+        let head = self.transmit[pair].push(&buffers)?;
         self.transmit_slots[pair].pop();
         self.transmit_at[pair][usize::from(head)] = slot;
-        true
+        Some(head)
     }
 
     fn reap(&mut self, pair: usize) {
@@ -304,12 +313,27 @@ impl Guest {
     }
 
     pub(crate) fn send_with(&mut self, header: &[u8; 12], frame: &[u8], split: &[usize]) {
+        self.insist(|guest| guest.push(0, header, frame, split).then_some(()));
+    }
+
+    /// Sends one frame over descriptors of exactly these lengths and returns how many the device finds.
+    pub(crate) fn send_in_pieces(&mut self, header: &[u8; 12], frame: &[u8], pieces: &[usize]) -> usize {
+        let head = self.insist(|guest| guest.push_pieces(0, header, frame, pieces));
+        self.transmit[0].chain_len(head)
+    }
+
+    /// Pushes until there is room.
+    fn insist<T>(&mut self, mut push: impl FnMut(&mut Self) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
-        while !self.push(0, header, frame, split) {
+        let pushed = loop {
+            if let Some(pushed) = push(self) {
+                break pushed;
+            }
             assert!(Instant::now() < deadline, "the device takes no frames");
             std::thread::yield_now();
-        }
+        };
         self.transmit[0].publish();
+        pushed
     }
 
     /// A frame from pair `pair`, if one is there.

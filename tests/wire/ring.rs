@@ -129,6 +129,29 @@ impl Ring {
         Some(head)
     }
 
+    /// Buffers in the chain at `head`, counted as a device does: by what stands in memory.
+    pub(crate) fn chain_len(&self, head: u16) -> usize {
+        let read = |at: usize| {
+            let mut bytes = [0; 16];
+            self.memory.read(at, &mut bytes);
+            let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+            (u64::from_le_bytes(*bytes.first_chunk().expect("16 bytes")), word(12), word(14))
+        };
+        let (mut table, mut index, mut len) = (self.at, head, 0);
+        loop {
+            let (address, flags, next) = read(table + 16 * usize::from(index));
+            if flags & INDIRECT_FLAG != 0 {
+                (table, index) = ((address - BASE) as usize, 0);
+                continue;
+            }
+            len += 1;
+            if flags & NEXT == 0 {
+                return len;
+            }
+            index = next;
+        }
+    }
+
     /// Puts any number into the available ring.
     pub(crate) fn push_head(&mut self, head: u16) {
         let slot = self.at + AVAIL + 4 + 2 * usize::from(self.avail % self.size);
