@@ -19,6 +19,8 @@ const SLOT: usize = 72 * 1024;
 /// Frames that a pair may have in flight, each way.
 const SLOTS: usize = 64;
 const SMALL_BUFFER: usize = 2048;
+/// Room at the end of memory for one command and its answer.
+const COMMAND_SPACE: usize = 8192;
 const PAIR_SPACE: usize = 2 * RING_SPACE + 2 * SLOTS * SLOT;
 
 /// How a guest is made.
@@ -36,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) regions: usize,
     /// Last byte of its address.
     pub(crate) number: u8,
+    /// The index at which its receive rings begin: a guest in mid-life, whose device is another than before.
+    pub(crate) base: u16,
 }
 
 /// Everything but what changes the shape of a test.
@@ -58,7 +62,8 @@ pub(crate) const USUAL: u64 = f::VERSION_1
 
 impl Config {
     pub(crate) fn usual(number: u8) -> Self {
-        Self { features: USUAL, pairs: 1, size: 256, buffer: SMALL_BUFFER, by_region: false, regions: 1, number }
+        let (features, size, buffer) = (USUAL, 256, SMALL_BUFFER);
+        Self { features, pairs: 1, size, buffer, by_region: false, regions: 1, number, base: 0 }
     }
 
     pub(crate) fn with(self, features: u64) -> Self {
@@ -133,7 +138,8 @@ impl Guest {
         frontend.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
         let features = offered & config.features;
         frontend.set_features(features).expect("SET_FEATURES");
-        let memory = Rc::new(Memory::new((config.pairs * PAIR_SPACE + RING_SPACE).next_multiple_of(4096)));
+        let memory =
+            Rc::new(Memory::new((config.pairs * PAIR_SPACE + RING_SPACE + COMMAND_SPACE).next_multiple_of(4096)));
         let regions = regions(&memory, config.regions);
         if config.by_region {
             for region in &regions {
@@ -161,14 +167,16 @@ impl Guest {
     }
 
     fn ring(&self, at: usize) -> Ring {
-        Ring::new(self.memory.clone(), at, self.config.size, self.has(f::EVENT_IDX), self.has(f::INDIRECT_DESC))
+        let (event_idx, indirect) = (self.has(f::EVENT_IDX), self.has(f::INDIRECT_DESC));
+        let ring = Ring::new(self.memory.clone(), at, self.config.size, event_idx, indirect);
+        if self.has(f::IN_ORDER) { ring.in_order() } else { ring }
     }
 
     /// Starts every ring and enables it, and fills the receive rings.
     pub(crate) fn start(&mut self) {
         for pair in 0..self.config.pairs {
             let at = pair * PAIR_SPACE;
-            let (receive, transmit) = (self.ring(at), self.ring(at + RING_SPACE));
+            let (receive, transmit) = (self.ring(at).resumed_at(self.config.base), self.ring(at + RING_SPACE));
             let slots = at + 2 * RING_SPACE;
             self.receive.push(receive);
             self.transmit.push(transmit);
@@ -255,27 +263,36 @@ impl Guest {
     /// Pushes a frame onto pair `pair`, split as `split` says (what is left is the last part), without telling the
     /// device. Returns false when there is no room.
     pub(crate) fn push(&mut self, pair: usize, header: &[u8; 12], frame: &[u8], split: &[usize]) -> bool {
+        let mut left = self.header_len() + frame.len();
+        let mut pieces = Vec::new();
+        for &len in split.iter().chain([&usize::MAX]) {
+            let len = len.min(left);
+            if len > 0 {
+                pieces.push(len);
+                left -= len;
+            }
+        }
+        self.push_pieces(pair, header, frame, &pieces).is_some()
+    }
+
+    /// Pushes a frame over descriptors of exactly these lengths; some may be zero. Returns the chain's head, or nothing
+    /// when there is no room.
+    fn push_pieces(&mut self, pair: usize, header: &[u8; 12], frame: &[u8], pieces: &[usize]) -> Option<u16> {
         self.reap(pair);
-        let Some(&slot) = self.transmit_slots[pair].last() else { return false };
+        let slot = *self.transmit_slots[pair].last()?;
         let header_len = self.header_len();
         self.memory.write(slot, &header[..header_len]);
         self.memory.write(slot + header_len, frame);
-        let mut buffers: Vec<Buffer> = Vec::new();
-        let (mut at, end) = (slot, slot + header_len + frame.len());
-        for &len in split {
-            let len = len.min(end - at);
-            if len > 0 {
-                buffers.push((at, len, false));
-                at += len;
-            }
-        }
-        if at < end {
-            buffers.push((at, end - at, false));
-        }
-        let Some(head) = self.transmit[pair].push(&buffers) else { return false };
+        let mut at = slot;
+        let piece = |&len: &usize| {
+            at += len;
+            (at - len, len, false)
+        };
+        let buffers: Vec<Buffer> = pieces.iter().map(piece).collect();
+        let head = self.transmit[pair].push(&buffers)?;
         self.transmit_slots[pair].pop();
         self.transmit_at[pair][usize::from(head)] = slot;
-        true
+        Some(head)
     }
 
     fn reap(&mut self, pair: usize) {
@@ -296,12 +313,27 @@ impl Guest {
     }
 
     pub(crate) fn send_with(&mut self, header: &[u8; 12], frame: &[u8], split: &[usize]) {
+        self.insist(|guest| guest.push(0, header, frame, split).then_some(()));
+    }
+
+    /// Sends one frame over descriptors of exactly these lengths and returns how many the device finds.
+    pub(crate) fn send_in_pieces(&mut self, header: &[u8; 12], frame: &[u8], pieces: &[usize]) -> usize {
+        let head = self.insist(|guest| guest.push_pieces(0, header, frame, pieces));
+        self.transmit[0].chain_len(head)
+    }
+
+    /// Pushes until there is room.
+    fn insist<T>(&mut self, mut push: impl FnMut(&mut Self) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
-        while !self.push(0, header, frame, split) {
+        let pushed = loop {
+            if let Some(pushed) = push(self) {
+                break pushed;
+            }
             assert!(Instant::now() < deadline, "the device takes no frames");
             std::thread::yield_now();
-        }
+        };
         self.transmit[0].publish();
+        pushed
     }
 
     /// A frame from pair `pair`, if one is there.
@@ -361,7 +393,7 @@ impl Guest {
 
     /// Sends a command on the control queue and returns the answer.
     pub(crate) fn command(&mut self, class: u8, command: u8, data: &[u8]) -> u8 {
-        let at = self.memory.len() - 8192;
+        let at = self.memory.len() - COMMAND_SPACE;
         self.memory.write(at, &[class, command]);
         self.memory.write(at + 2, data);
         self.memory.write(at + 8000, &[0xee]);

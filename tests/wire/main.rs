@@ -4,17 +4,22 @@
 //! front-end and drives split rings of its own over a memfd, so it is an implementation independent of the one it
 //! tests; a hostile guest or frontend (`hostile_rings`, `hostile_frontends`) writes what it likes.
 
+mod announce;
 mod churn;
 mod daemon;
+mod dependent;
 mod features;
 mod guest;
 mod hostile_frontends;
 mod hostile_rings;
+mod kinds;
 mod lengths;
 mod memory;
 mod offloads;
+mod order;
 mod packet;
 mod quiet;
 mod ring;
+mod segments;
 mod switching;
 mod wakes;

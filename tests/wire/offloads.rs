@@ -1,5 +1,7 @@
 //! Data crosses unchanged between every two drivers, whatever each has negotiated.
 
+use std::collections::BTreeSet;
+
 use guestwire::vhost::features as f;
 use sha2::{Digest, Sha256};
 
@@ -19,7 +21,12 @@ struct Seen {
     partial: bool,
 }
 
-/// The driver with these five choices.
+/// The driver with these five choices: each of the 32 accepts something else.
+///
+/// Three in four are drivers as they should be. The others accept TSO without a checksum, which virtio 1.3, 5.1.3.1,
+/// forbids them and the daemon does not punish. For them TSO is inert in both directions: such a driver cannot even
+/// say what a super-frame is, for its headers are not looked at, and it is given segments. So these eight talk as if
+/// they had not accepted TSO, but what they accepted is another thing, and it is known to make no difference.
 fn config(number: u8, choices: u32) -> Config {
     let mut features = f::VERSION_1 | f::PROTOCOL_FEATURES;
     let choose = |bit: u32, choice: u64| if choices & (1 << bit) != 0 { choice } else { 0 };
@@ -28,11 +35,17 @@ fn config(number: u8, choices: u32) -> Config {
     features |= choose(2, f::CSUM | f::GUEST_CSUM);
     features |= choose(3, f::EVENT_IDX);
     features |= choose(4, f::INDIRECT_DESC);
-    // No TSO without a checksum: virtio 1.3, 5.1.3.1.
-    if features & f::CSUM == 0 {
-        features &= !(f::HOST_TSO4 | f::GUEST_TSO4);
-    }
     Config { features, ..Config::usual(number) }
+}
+
+/// What of it counts.
+fn counts(guest: &Guest, feature: u64) -> bool {
+    let needed = match feature {
+        f::HOST_TSO4 => f::CSUM,
+        f::GUEST_TSO4 => f::GUEST_CSUM,
+        _ => feature,
+    };
+    guest.has(feature) && guest.has(needed)
 }
 
 /// Bytes that repeat after no power of two.
@@ -50,8 +63,14 @@ fn stream(len: usize) -> Vec<u8> {
 /// Sends `data` `times` over from one guest to the other and compares its SHA-256 each time.
 fn transfer(from: &mut Guest, to: &mut Guest, data: &[u8], hash: &[u8], times: usize) -> Seen {
     let partial = from.has(f::CSUM);
-    let super_frames = from.has(f::HOST_TSO4);
-    let (piece, window) = if super_frames { (SUPER, WINDOW_SUPER) } else { (MSS, WINDOW) };
+    let super_frames = counts(from, f::HOST_TSO4);
+    // Few and long buffers, ready for super-frames that never come: one frame's segments is what they have room for.
+    let in_vain = to.has(f::GUEST_TSO4) && !counts(to, f::GUEST_TSO4);
+    let (piece, window) = match (super_frames, in_vain) {
+        (false, _) => (MSS, WINDOW),
+        (true, false) => (SUPER, WINDOW_SUPER),
+        (true, true) => (SUPER, 1),
+    };
     let (a, b) = (from.config.number, to.config.number);
     let mut seen = Seen::default();
     for _ in 0..times {
@@ -98,7 +117,7 @@ fn both_ways(a: &mut Guest, b: &mut Guest, data: &[u8], hash: &[u8], times: usiz
         let (from, to) = if towards_b { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
         let seen = transfer(from, to, data, hash, times);
         let expected = Seen {
-            super_frames: from.has(f::HOST_TSO4) && to.has(f::GUEST_TSO4),
+            super_frames: counts(from, f::HOST_TSO4) && counts(to, f::GUEST_TSO4),
             partial: from.has(f::CSUM) && to.has(f::GUEST_CSUM),
         };
         assert_eq!(seen, expected, "{:?} to {:?}", f::names(from.features), f::names(to.features));
@@ -125,6 +144,15 @@ fn quarter(rest: u32) {
     assert_eq!(pairings, 256);
     // The guest before may still be on its way out: that two have one address is said, and no more.
     assert!(daemon.warnings().iter().all(|line| line.contains("has the address")), "{:#?}", daemon.warnings());
+}
+
+#[test]
+fn the_pairings_are_all_different() {
+    let daemon = Daemon::with(&[], false);
+    let accepted: BTreeSet<u64> =
+        (0..32).map(|choices| Guest::prepare(&daemon.socket(), config(1, choices)).features).collect();
+    assert_eq!(accepted.len(), 32);
+    assert_eq!(accepted.iter().filter(|&&features| f::without_dangling(features) == features).count(), 24);
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub(crate) const SUPER: usize = 65_535 - 40;
 const NEEDS_CSUM: u8 = 1;
 const GSO_TCPV4: u8 = 1;
 
-fn sum(bytes: &[u8], initial: u32) -> u16 {
+pub(crate) fn sum(bytes: &[u8], initial: u32) -> u16 {
     let mut total = u64::from(initial);
     for pair in bytes.chunks(2) {
         total += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));

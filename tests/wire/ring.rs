@@ -1,5 +1,6 @@
 //! The driver's side of a split ring (virtio 1.3, 2.7).
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -29,15 +30,18 @@ pub(crate) struct Ring {
     pub(crate) size: u16,
     pub(crate) event_idx: bool,
     pub(crate) indirect: bool,
+    in_order: bool,
     pub(crate) kick: EventFd,
     pub(crate) call: EventFd,
     pub(crate) kicks: u64,
     pub(crate) calls: u64,
     pub(crate) avail: u16,
     pub(crate) used: u16,
-    free: Vec<u16>,
+    free: VecDeque<u16>,
     /// Descriptors of each chain in flight, by head.
     chains: Vec<Vec<u16>>,
+    /// With IN_ORDER: heads in flight, in the order in which they were made available.
+    order: VecDeque<u16>,
 }
 
 impl Ring {
@@ -49,6 +53,7 @@ impl Ring {
             size,
             event_idx,
             indirect,
+            in_order: false,
             kick: EventFd::new(EFD_NONBLOCK).expect("an eventfd"),
             call: EventFd::new(EFD_NONBLOCK).expect("an eventfd"),
             kicks: 0,
@@ -57,7 +62,25 @@ impl Ring {
             used: 0,
             free: (0..size).rev().collect(),
             chains: vec![Vec::new(); usize::from(size)],
+            order: VecDeque::new(),
         }
+    }
+
+    /// Uses descriptors in the order in which they stand in the table, as IN_ORDER asks of a driver, and holds the
+    /// device to giving chains back in the order in which they were made available.
+    pub(crate) fn in_order(mut self) -> Self {
+        self.in_order = true;
+        self.free = (0..self.size).collect();
+        self
+    }
+
+    /// Begins in mid-life: as if so many chains had come and gone.
+    pub(crate) fn resumed_at(mut self, base: u16) -> Self {
+        (self.avail, self.used) = (base, base);
+        for area in [AVAIL, USED] {
+            self.memory.u16(self.at + area + 2).store(base, Ordering::Release);
+        }
+        self
     }
 
     pub(crate) fn write_descriptor(&self, at: usize, addr: u64, len: u32, flags: u16, next: u16) {
@@ -77,7 +100,11 @@ impl Ring {
         if self.free.len() < needed {
             return None;
         }
-        let chain = self.free.split_off(self.free.len() - needed);
+        let chain: Vec<u16> = if self.in_order {
+            self.free.drain(..needed).collect()
+        } else {
+            self.free.split_off(self.free.len() - needed).into()
+        };
         let head = chain[0];
         let table = self.at + INDIRECT + usize::from(head % 256) * 16 * INDIRECT_LEN;
         for (i, &(offset, len, writable)) in buffers.iter().enumerate() {
@@ -95,8 +122,34 @@ impl Ring {
             self.write_descriptor(self.at + 16 * usize::from(head), BASE + table as u64, len, INDIRECT_FLAG, 0);
         }
         self.chains[usize::from(head)] = chain;
+        if self.in_order {
+            self.order.push_back(head);
+        }
         self.push_head(head);
         Some(head)
+    }
+
+    /// Buffers in the chain at `head`, counted as a device does: by what stands in memory.
+    pub(crate) fn chain_len(&self, head: u16) -> usize {
+        let read = |at: usize| {
+            let mut bytes = [0; 16];
+            self.memory.read(at, &mut bytes);
+            let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+            (u64::from_le_bytes(*bytes.first_chunk().expect("16 bytes")), word(12), word(14))
+        };
+        let (mut table, mut index, mut len) = (self.at, head, 0);
+        loop {
+            let (address, flags, next) = read(table + 16 * usize::from(index));
+            if flags & INDIRECT_FLAG != 0 {
+                (table, index) = ((address - BASE) as usize, 0);
+                continue;
+            }
+            len += 1;
+            if flags & NEXT == 0 {
+                return len;
+            }
+            index = next;
+        }
     }
 
     /// Puts any number into the available ring.
@@ -145,7 +198,12 @@ impl Ring {
         let head = u16::try_from(head).expect("a descriptor's number");
         let chain = std::mem::take(&mut self.chains[usize::from(head)]);
         assert!(!chain.is_empty(), "chain {head} was given back twice");
-        self.free.extend(chain.into_iter().rev());
+        if self.in_order {
+            assert_eq!(self.order.pop_front(), Some(head), "IN_ORDER: the first in flight comes back first");
+            self.free.extend(chain);
+        } else {
+            self.free.extend(chain.into_iter().rev());
+        }
         Some((head, len))
     }
 }
