@@ -9,8 +9,8 @@ const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 const LOOKED_AT: usize = 64;
 
 /// The same number for all frames of a flow: from the addresses, and the ports where there are any that lie within the
-/// first 64 bytes; fragments of a packet go by addresses alone. Not secret: who chooses flows can choose the queue of the guest it sends to, which
-/// gains nothing. The two directions of a flow need not have the same number.
+/// first 64 bytes; fragments of a packet go by addresses alone. Not secret: who chooses flows can choose the queue of
+/// the guest it sends to, which gains nothing. The two directions of a flow need not have the same number.
 #[inline]
 pub fn flow_hash(head: &[u8]) -> u32 {
     let head = &head[..head.len().min(LOOKED_AT)];
