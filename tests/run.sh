@@ -55,6 +55,7 @@ awk -v failed_steps="$failed_steps" '
     /^test result:/ { passed += $4; failed += $6 }
     END {
         if (failed < failed_steps) failed = failed_steps
-        printf "%d passed, %d failed\n", passed, failed
+        printf "test result: %s. %d passed; %d failed; 0 ignored; 0 measured; 0 filtered out\n",
+            failed ? "FAILED" : "ok", passed, failed
         exit (failed || !passed)
     }' "$output"
