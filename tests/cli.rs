@@ -91,7 +91,7 @@ impl Daemon {
     /// On one socket, and ready for VMs.
     fn on(socket: &Path, more: &[&str]) -> Self {
         let mut daemon = Self::start(&[&["internal", "--socket-path", socket.to_str().unwrap()], more].concat());
-        daemon.out.wait_for("reconnect=1 attaches");
+        daemon.out.wait_for("after guestwire was restarted");
         daemon
     }
 
@@ -441,7 +441,7 @@ fn a_shortage_of_descriptors_pauses_the_listener() {
     let mut daemon = Daemon::spawn(Command::new("sh").args(["-c", &script]).stdin(Stdio::null()));
     let line = daemon.err.wait_for("room for about");
     assert!(line.contains("now=64") && line.contains("about 3 ports"), "{line}");
-    daemon.out.wait_for("reconnect=1 attaches");
+    daemon.out.wait_for("after guestwire was restarted");
     let mut vms: Vec<_> = (0..64).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     daemon.err.wait_for("no more VMs can come in for now");
     let let_in = daemon.err.seen.iter().filter(|line| line.contains("a VM has connected")).count();
@@ -496,7 +496,7 @@ fn statistics_are_lines_of_json_and_nothing_else() {
     let socket = folder.path("lab.sock");
     let path = socket.to_str().unwrap();
     let mut daemon = Daemon::start(&["internal", "--socket-path", path, "--stats", "-", "--stats-interval", "0.02"]);
-    daemon.err.wait_for("reconnect=1 attaches");
+    daemon.err.wait_for("after guestwire was restarted");
     let _stays = UnixStream::connect(&socket).unwrap();
     daemon.err.wait_for("a VM has connected");
     let goes = UnixStream::connect(&socket).unwrap();
@@ -544,7 +544,7 @@ fn statistics_into_a_closed_pipe_end_nothing() {
 }
 
 #[test]
-fn the_printed_lines_attach_to_this_socket() {
+fn the_printed_lines_name_this_socket_and_mtu() {
     let folder = Folder::new();
     let socket = folder.path("lab.sock");
     let daemon = Daemon::on(&socket, &["--mtu", "9000"]);
@@ -552,7 +552,7 @@ fn the_printed_lines_attach_to_this_socket() {
     let out = out.join("\n");
     for needed in [
         "-object memory-backend-memfd,id=mem0,size=1G,share=on",
-        &format!("-chardev socket,id=wire0,path={},reconnect=1", socket.display()),
+        &format!("-chardev socket,id=wire0,path={},reconnect-ms=1000", socket.display()),
         "-netdev vhost-user,id=net0,chardev=wire0",
         "-device virtio-net-pci,netdev=net0,mac=02:",
         "host_mtu=9000",
@@ -570,7 +570,7 @@ fn logging_to(stderr: impl Into<Stdio>, socket: &Path) -> Daemon {
     let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
     let out = Lines::of(child.stdout.take().unwrap());
     let mut daemon = Daemon { child, out, err: Lines { incoming: channel().1, seen: Vec::new() } };
-    daemon.out.wait_for("reconnect=1 attaches");
+    daemon.out.wait_for("after guestwire was restarted");
     daemon
 }
 

@@ -46,7 +46,7 @@ step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc
 step "the whole, with a driver in process" everything_but_guests
 step "fuzz targets, 10 s each" fuzz/run.sh 10
-step "real guests" cargo test --locked --no-fail-fast --test guests
+step "real guests" cargo test --locked --no-fail-fast --test guests -- --show-output
 
 printf '\n'
 printf '%s\n' "${steps[@]}"

@@ -36,20 +36,19 @@ fn on_socket(text: &mut String, network: &Network, path: &Path, macs: &mut Macs)
     let (first, second) = (macs.next(), macs.next());
     writeln!(
         text,
-        "VMs connect to {}; each is a new port. With QEMU, and your disk or kernel added:\n",
+        "VMs connect to {}; each is a new port. With QEMU 9.2 or later, and your disk or kernel added:\n",
         path.display()
     )?;
     writeln!(text, "{}\n", qemu(&path, &first, network, Vmm::Connects))?;
     writeln!(text, "A second VM, and further ones, each with a mac= of its own:\n")?;
     writeln!(text, "{}\n", qemu(&path, &second, network, Vmm::Connects))?;
+    writeln!(text, "QEMU before 9.2 (Debian 12 has 7.2, Ubuntu 24.04 has 8.2) takes this in the place of -chardev:\n")?;
+    writeln!(text, "    {} \\\n", chardev(&path, "reconnect=1"))?;
     writeln!(text, "With cloud-hypervisor, the first and the second:\n")?;
     writeln!(text, "{}\n", cloud_hypervisor(&path, &first, network, Vmm::Connects))?;
     writeln!(text, "{}\n", cloud_hypervisor(&path, &second, network, Vmm::Connects))?;
-    writeln!(
-        text,
-        "share=on (shared=on) is what lets guestwire see the VM's memory. reconnect=1 attaches the VM again"
-    )?;
-    writeln!(text, "after guestwire was restarted. From QEMU 9.2 on it is reconnect-ms=1000; QEMU 11 knows no other.\n")
+    writeln!(text, "share=on (shared=on) is what lets guestwire see the VM's memory. reconnect attaches the VM again")?;
+    writeln!(text, "after guestwire was restarted.\n")
 }
 
 fn at_vmm(text: &mut String, network: &Network, path: &Path, macs: &mut Macs) -> std::fmt::Result {
@@ -66,11 +65,8 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 fn qemu(path: &Path, mac: &str, network: &Network, vmm: Vmm) -> String {
-    // QEMU takes two commas for one in a value.
-    let path = path.display().to_string().replace(',', ",,");
-    let side = if vmm == Vmm::Connects { "reconnect=1" } else { "server=on,wait=off" };
+    let chardev = chardev(path, if vmm == Vmm::Connects { "reconnect-ms=1000" } else { "server=on,wait=off" });
     let mtu = network.mtu.map(|mtu| format!(",host_mtu={}", mtu.bytes())).unwrap_or_default();
-    let chardev = quoted(&format!("socket,id=wire0,path={path},{side}"));
     let (program, machine) = match std::env::consts::ARCH {
         "aarch64" => ("qemu-system-aarch64", "virt"),
         _ => ("qemu-system-x86_64", "q35"),
@@ -78,10 +74,16 @@ fn qemu(path: &Path, mac: &str, network: &Network, vmm: Vmm) -> String {
     format!(
         "  {program} -machine {machine},memory-backend=mem0 -accel kvm -accel tcg -m 1G \\\n    \
          -object memory-backend-memfd,id=mem0,size=1G,share=on \\\n    \
-         -chardev {chardev} \\\n    \
+         {chardev} \\\n    \
          -netdev vhost-user,id=net0,chardev=wire0 \\\n    \
          -device virtio-net-pci,netdev=net0,mac={mac}{mtu}"
     )
+}
+
+fn chardev(path: &Path, side: &str) -> String {
+    // QEMU takes two commas for one in a value.
+    let path = path.display().to_string().replace(',', ",,");
+    format!("-chardev {}", quoted(&format!("socket,id=wire0,path={path},{side}")))
 }
 
 fn cloud_hypervisor(path: &Path, mac: &str, network: &Network, vmm: Vmm) -> String {
@@ -145,7 +147,8 @@ mod tests {
         assert_eq!(text.matches("qemu-system-").count(), 2);
         assert_eq!(text.matches("cloud-hypervisor --").count(), 2);
         assert_eq!(text.matches("share=on \\").count(), 2);
-        assert_eq!(text.matches("path=/tmp/lab.sock,reconnect=1").count(), 2);
+        assert_eq!(text.matches("path=/tmp/lab.sock,reconnect-ms=1000").count(), 2);
+        assert_eq!(text.matches("path=/tmp/lab.sock,reconnect=1").count(), 1);
         assert_eq!(text.matches("socket=/tmp/lab.sock,vhost_mode=client").count(), 2);
         let macs: Vec<_> = macs(&text).into_iter().filter(|mac| mac.starts_with("02:")).collect();
         assert_eq!(macs.len(), 4);
@@ -172,7 +175,7 @@ mod tests {
     #[test]
     fn odd_paths_survive_the_shell_and_the_vmm() {
         let text = instructions(&network(vec![listen("/tmp/it's a,b")]));
-        assert!(text.contains(r"-chardev 'socket,id=wire0,path=/tmp/it'\''s a,,b,reconnect=1'"), "{text}");
+        assert!(text.contains(r"-chardev 'socket,id=wire0,path=/tmp/it'\''s a,,b,reconnect-ms=1000'"), "{text}");
         assert!(text.contains(r#"socket="/tmp/it'\''s a,b""#), "{text}");
     }
 }

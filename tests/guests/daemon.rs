@@ -52,6 +52,20 @@ impl Daemon {
         self.folder.path().join("net.sock")
     }
 
+    /// The QEMU command line that it has printed for its first VM, as one line; with `before_9_2` for an old QEMU.
+    pub(crate) fn printed_line(&self, before_9_2: bool) -> String {
+        let (line, old) = self
+            .log
+            .wait_for(0, START_WITHIN, |text| {
+                let line = text[text.find("  qemu-system-")?..].split_once("\n\n")?.0;
+                let old = text.lines().find(|line| line.contains(",reconnect=1 "))?;
+                Some((line.to_owned(), old.to_owned()))
+            })
+            .unwrap_or_else(|| panic!("guestwire has printed no command line:\n{}", self.log.tail(40)));
+        let pick = |part: &str| if before_9_2 && part.contains("-chardev") { old.clone() } else { part.to_owned() };
+        line.lines().map(pick).map(|part| part.trim_end_matches('\\').to_owned()).collect()
+    }
+
     /// A folder for the guests' own files.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()

@@ -37,11 +37,18 @@ pub(crate) struct Plan {
     number: u8,
     queues: u16,
     device_options: Vec<(String, String)>,
+    /// Started by the line that guestwire prints, not by those of `qemu-examples`.
+    as_printed: bool,
 }
 
 impl Plan {
     pub(crate) fn new(vmm: Vmm, number: u8) -> Self {
-        Self { vmm, number, queues: 1, device_options: Vec::new() }
+        Self { vmm, number, queues: 1, device_options: Vec::new(), as_printed: false }
+    }
+
+    /// By the command line that guestwire prints.
+    pub(crate) fn as_printed(self) -> Self {
+        Self { as_printed: true, ..self }
     }
 
     /// With four pairs of queues and four CPUs.
@@ -83,10 +90,14 @@ impl Plan {
             Vmm::Qemu72 => (lab.get("QEMU_72"), "before-9.2-"),
             _ => (lab.get("QEMU_NEW"), ""),
         };
-        let queues = if self.queues == 1 { "1-queue" } else { "4-queues" };
-        let file =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("qemu-examples/internal/qemu-{before}{queues}.cmd"));
-        let line = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let line = if self.as_printed {
+            self.printed(daemon)
+        } else {
+            let queues = if self.queues == 1 { "1-queue" } else { "4-queues" };
+            let file =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("qemu-examples/internal/qemu-{before}{queues}.cmd"));
+            std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+        };
         let mut line = format!("exec setpriv --pdeathsig KILL {}", line.replace('\n', " "));
         for (name, value) in &self.device_options {
             line.push_str(&format!(" -set device.nic0.{name}={value}"));
@@ -109,6 +120,14 @@ impl Plan {
             // An emulated timer that is late when the kernel tests it would be given up for good.
             .env("APPEND", format!("no_timer_check {}", self.addresses()));
         command
+    }
+
+    /// The printed line with what makes it a machine here: a kernel, a console, and an accelerator that works.
+    fn printed(&self, daemon: &Daemon) -> String {
+        let mut line = daemon.printed_line(self.vmm == Vmm::Qemu72);
+        line = line.replace("-accel kvm -accel tcg", "$ACCEL").replace("virtio-net-pci,", "virtio-net-pci,id=nic0,");
+        assert!(line.contains("$ACCEL") && line.contains(",id=nic0,"), "{line}");
+        line + r#" -kernel $KERNEL -initrd $INITRD -append "console=ttyS0 quiet $APPEND" -display none -serial stdio"#
     }
 
     fn uml(&self, lab: &Lab, daemon: &Daemon) -> Command {

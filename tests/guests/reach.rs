@@ -16,6 +16,19 @@ fn two_user_mode_linuxes_and_the_newer_qemu_with_four_queues_reach_each_other() 
     three_guests(Plan::new(Vmm::QemuNew, 3).four_queues());
 }
 
+#[test]
+fn the_lines_that_guestwire_prints_attach_guests_of_old_and_new_qemus() {
+    let mut bench = bench();
+    let start = |vmm, number| Plan::new(vmm, number).as_printed().start(&bench.lab, &bench.daemon);
+    let (old, new) = (start(Vmm::Qemu72, 1), start(Vmm::QemuNew, 2));
+    let (mut old, mut new) = (old.booted(), new.booted());
+    // Both were started by the line for the first VM, and two VMs must differ.
+    new.ok("ip link set eth0 address 02:00:00:00:00:99 && ip addr");
+    ping(&mut old, &new);
+    ping(&mut new, &old);
+    bench.daemon.assert_alive();
+}
+
 fn three_guests(qemu: Plan) {
     let mut bench = bench();
     let plans = [Plan::new(Vmm::Uml61, 1), Plan::new(Vmm::UmlNew, 2), qemu];
