@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Verbosity;
-use crate::sys::signals::leave_to_others;
+use crate::sys::signals::with_none_for_new_threads;
 
 /// Lines that wait while the reader is slow.
 const LINES_WAITING_MAX: usize = 1024;
@@ -106,11 +106,9 @@ pub fn start(verbosity: Verbosity) -> Result<Log, String> {
     let (messages, waiting) = sync_channel(LINES_WAITING_MAX);
     let queue = Queue { messages, left_out: Arc::default() };
     let left_out = queue.left_out.clone();
-    let write = move || {
-        leave_to_others();
-        write_all(&waiting, &left_out, io::stderr());
-    };
-    thread::Builder::new().name("log".into()).spawn(write).map_err(|e| format!("error: no thread for the log: {e}"))?;
+    let write = move || write_all(&waiting, &left_out, io::stderr());
+    let thread = thread::Builder::new().name("log".into());
+    with_none_for_new_threads(|| thread.spawn(write)).map_err(|e| format!("error: no thread for the log: {e}"))?;
     let writer = queue.clone();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Signals that no longer interrupt anybody but are read from a descriptor.
@@ -39,8 +39,13 @@ impl AsFd for Signals {
     }
 }
 
-/// Has the calling thread take no signal: they are for whoever waits for them.
-pub fn leave_to_others() {
-    // Fails for no set of signals.
-    let _ = SigSet::all().thread_block();
+/// Calls `start` with all signals blocked: a thread that it starts takes none, from its first moment on.
+pub fn with_none_for_new_threads<T>(start: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let started = start();
+    // Neither fails for any set of signals.
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    started
 }

@@ -38,17 +38,17 @@ pub(crate) struct Plan {
     queues: u16,
     device_options: Vec<(String, String)>,
     /// Started by the line that guestwire prints, not by those of `qemu-examples`.
-    as_printed: bool,
+    by_printed_line: bool,
 }
 
 impl Plan {
     pub(crate) fn new(vmm: Vmm, number: u8) -> Self {
-        Self { vmm, number, queues: 1, device_options: Vec::new(), as_printed: false }
+        Self { vmm, number, queues: 1, device_options: Vec::new(), by_printed_line: false }
     }
 
     /// By the command line that guestwire prints.
-    pub(crate) fn as_printed(self) -> Self {
-        Self { as_printed: true, ..self }
+    pub(crate) fn by_printed_line(self) -> Self {
+        Self { by_printed_line: true, ..self }
     }
 
     /// With four pairs of queues and four CPUs.
@@ -90,7 +90,7 @@ impl Plan {
             Vmm::Qemu72 => (lab.get("QEMU_72"), "before-9.2-"),
             _ => (lab.get("QEMU_NEW"), ""),
         };
-        let line = if self.as_printed {
+        let line = if self.by_printed_line {
             self.printed(daemon)
         } else {
             let queues = if self.queues == 1 { "1-queue" } else { "4-queues" };

@@ -19,7 +19,7 @@ fn two_user_mode_linuxes_and_the_newer_qemu_with_four_queues_reach_each_other() 
 #[test]
 fn the_lines_that_guestwire_prints_attach_guests_of_old_and_new_qemus() {
     let mut bench = bench();
-    let start = |vmm, number| Plan::new(vmm, number).as_printed().start(&bench.lab, &bench.daemon);
+    let start = |vmm, number| Plan::new(vmm, number).by_printed_line().start(&bench.lab, &bench.daemon);
     let (old, new) = (start(Vmm::Qemu72, 1), start(Vmm::QemuNew, 2));
     let (mut old, mut new) = (old.booted(), new.booted());
     // Both were started by the line for the first VM, and two VMs must differ.
