@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -490,7 +490,8 @@ impl Attachment {
     /// Whether both are the same socket, as far as their names tell.
     fn meets(&self, other: &Attachment) -> bool {
         match (self.path(), other.path()) {
-            (Some(one), Some(two)) => one == two,
+            // The same whether or not the present directory is spelt out.
+            (Some(one), Some(two)) => absolute(one).ok() == absolute(two).ok(),
             _ => self == other,
         }
     }

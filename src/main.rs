@@ -23,7 +23,10 @@ fn main() -> ExitCode {
     log.finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refused(EXIT_FAILURE, &format_args!("error: {error}")),
+        Err(error) => {
+            let code = if error.is_usage() { cli::EXIT_USAGE } else { EXIT_FAILURE };
+            refused(code, &format_args!("error: {error}"))
+        }
     }
 }
 

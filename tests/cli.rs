@@ -212,6 +212,8 @@ fn bad_command_lines_get_one_line_and_exit_code_2() {
         "internal --socket-path a --offload off,tso=on",
         "internal --socket-path a --socket-mode 0888",
         "internal --socket-path a --socket-path a",
+        "internal --socket-path ./a --socket-path a",
+        "internal --fd 5 --socket-mode 0660",
         "internal --socket-path a --fd 5",
         "internal --fd 1",
         "internal --fd five",
@@ -227,6 +229,21 @@ fn bad_command_lines_get_one_line_and_exit_code_2() {
         assert_eq!(said.lines().count(), 1, "{bad}: {said}");
         assert!(said.starts_with("guestwire: error: ") && said.contains("--help"), "{bad}: {said}");
         assert!(output.stdout.is_empty(), "{bad}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_not_open_is_a_bad_command_line() {
+    let output = run("-q internal --fd 77");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("--fd 77: it is not open"), "{said}");
+}
+
+#[test]
+fn help_may_be_asked_for_by_a_word() {
+    for (word, flag) in [("help", "--help"), ("help internal", "internal --help")] {
+        assert_eq!(run(word), run(flag), "{word}");
     }
 }
 
@@ -261,7 +278,6 @@ fn what_cannot_start_says_why_and_exits_with_1() {
         (format!("internal --socket-path {}", in_folder("file")), "not a socket"),
         (format!("internal --socket-path {} --socket-group no-such-group", in_folder("s")), "no-such-group"),
         (format!("internal --socket-path {} --stats {}", in_folder("s"), in_folder("missing/x")), "statistics"),
-        ("internal --fd 77".to_owned(), "--fd 77: it is not open"),
     ] {
         let output = run(&format!("-q {arguments}"));
         let said = text(&output.stderr);
@@ -430,7 +446,7 @@ fn a_connected_descriptor_is_one_vm_and_the_end_of_it_the_end() {
 fn a_descriptor_that_is_no_socket_is_refused() {
     let mut daemon = with_descriptor(fs::File::open("/dev/null").unwrap().into());
     daemon.err.wait_for("--fd 3: it is not a Unix stream socket");
-    assert_eq!(daemon.wait().code(), Some(1));
+    assert_eq!(daemon.wait().code(), Some(2));
 }
 
 #[test]

@@ -119,7 +119,8 @@ struct AttachFlags {
     /// Listen on PATH; every VM that connects is a new port
     ///
     /// May be given more than once: all VMs are on the same network. The socket appears ready for use, replaces a stale
-    /// one, and is removed at the end. PATH.lock keeps a second guestwire from taking the path while this one runs.
+    /// one, and is removed at the end. PATH.lock keeps a second guestwire from taking the path while this one runs. Goes
+    /// together with --connect, not with --fd.
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     #[arg(value_parser = OsStringValueParser::new().try_map(ListenPath::new))]
     socket_path: Vec<ListenPath>,
@@ -138,13 +139,13 @@ struct AttachFlags {
     fd: Vec<InheritedFd>,
     /// Permissions of the sockets listened on, in octal
     ///
-    /// Connecting needs permission to write. The default lets this user in and nobody else.
-    #[arg(long, value_name = "OCTAL", default_value = "0600", requires = "socket_path")]
-    socket_mode: SocketMode,
+    /// Connecting needs permission to write. The default, 0600, lets this user in and nobody else.
+    #[arg(long, value_name = "OCTAL")]
+    socket_mode: Option<SocketMode>,
     /// Group of the sockets listened on, by name or number
     ///
     /// Together with --socket-mode 0660 it lets a VMM run as another user of that group.
-    #[arg(long, value_name = "GROUP", requires = "socket_path")]
+    #[arg(long, value_name = "GROUP")]
     socket_group: Option<Group>,
 }
 
@@ -181,6 +182,11 @@ struct StatsFlags {
 }
 
 impl InternalFlags {
+    /// A flag that says nothing about what the others ask for.
+    pub(super) fn misplaced(&self) -> Option<&'static str> {
+        self.attach.misplaced()
+    }
+
     /// The configuration that the flags amount to.
     pub(super) fn into_config(self, log: LogFlags) -> Config {
         let verbosity = log.verbosity();
@@ -196,8 +202,16 @@ impl InternalFlags {
 }
 
 impl AttachFlags {
+    /// A flag that says nothing about what the others ask for. clap asks for no path where `--fd` excludes one.
+    fn misplaced(&self) -> Option<&'static str> {
+        let about_sockets =
+            [("--socket-mode", self.socket_mode.is_some()), ("--socket-group", self.socket_group.is_some())];
+        about_sockets.into_iter().find(|&(_, given)| given && self.socket_path.is_empty()).map(|(flag, _)| flag)
+    }
+
     fn into_attachments(self) -> Vec<Attachment> {
         let Self { socket_path, connect, fd, socket_mode, socket_group } = self;
+        let socket_mode = socket_mode.unwrap_or(SocketMode::PRIVATE);
         let listen = |path| Attachment::Listen(Listen { path, mode: socket_mode, group: socket_group.clone() });
         let listening = socket_path.into_iter().map(listen);
         let inherited = fd.into_iter().map(Attachment::Inherit);

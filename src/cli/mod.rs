@@ -50,7 +50,12 @@ impl fmt::Display for UsageError {
 /// # Errors
 /// [`UsageError`] when they make none.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    // What many try first: `help`, and `help internal`.
+    if arguments.get(1).is_some_and(|word| word == "help") {
+        arguments.remove(1);
+        arguments.push("--help".into());
+    }
     // QEMU's conventions: every other option is ignored, so nothing else is even looked at.
     if arguments.iter().skip(1).any(|argument| argument == "--print-capabilities") {
         return Ok(Command::PrintCapabilities);
@@ -59,6 +64,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let command = if arguments.iter().any(|a| a == "internal") { "guestwire internal" } else { "guestwire" };
     match Cli::try_parse_from(arguments) {
         Ok(Cli { verb: Verb::Internal(flags), log, .. }) => {
+            if let Some(flag) = flags.misplaced() {
+                let error = format!("error: {flag} says how to listen, and nothing listens: add --socket-path PATH");
+                return Err(UsageError(vec![format!("{error}; see 'guestwire internal --help'")]));
+            }
             let config = flags.into_config(log);
             let problems = config.network.problems();
             if problems.is_empty() {

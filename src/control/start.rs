@@ -54,6 +54,13 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// Whether it is the command line that asks for what cannot be.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Inherit { .. })
+    }
+}
+
 /// Names what failed.
 pub(super) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StartError {
     move |source| StartError::System { doing, source }
