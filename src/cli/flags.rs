@@ -204,8 +204,8 @@ impl InternalFlags {
 impl AttachFlags {
     /// A flag that says nothing about what the others ask for. clap asks for no path where `--fd` excludes one.
     fn misplaced(&self) -> Option<&'static str> {
-        let about_sockets =
-            [("--socket-mode", self.socket_mode.is_some()), ("--socket-group", self.socket_group.is_some())];
+        let (mode, group) = (self.socket_mode.is_some(), self.socket_group.is_some());
+        let about_sockets = [("--socket-mode", mode), ("--socket-group", group)];
         about_sockets.into_iter().find(|&(_, given)| given && self.socket_path.is_empty()).map(|(flag, _)| flag)
     }
 
