@@ -119,8 +119,8 @@ struct AttachFlags {
     /// Listen on PATH; every VM that connects is a new port
     ///
     /// May be given more than once: all VMs are on the same network. The socket appears ready for use, replaces a stale
-    /// one, and is removed at the end. PATH.lock keeps a second guestwire from taking the path while this one runs. Goes
-    /// together with --connect, not with --fd.
+    /// one, and is removed at the end. PATH.lock keeps a second guestwire from taking the path while this one runs.
+    /// --connect may be given too, --fd not.
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     #[arg(value_parser = OsStringValueParser::new().try_map(ListenPath::new))]
     socket_path: Vec<ListenPath>,
