@@ -40,7 +40,9 @@ everything_but_guests() {
 command -v cargo >/dev/null || { echo "cargo is missing; install Rust first" >&2; exit 1; }
 step "guests and tools" tests/lab/prepare.sh --yes tests
 step "rustfmt" cargo fmt --all --check
+step "rustfmt, fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
 step "clippy" cargo clippy --locked --all-targets -- -D warnings
+step "clippy, fuzz targets" cargo clippy --manifest-path fuzz/Cargo.toml --locked --all-targets -- -D warnings
 step "build" cargo test --locked --no-run
 step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc

@@ -57,10 +57,8 @@ impl<'a> Input<'a> {
 }
 
 /// With the feature `canary` this panics when `bytes` begins with four certain bytes, and otherwise asks its caller to
-/// do no
-/// more. Each byte has a branch of its own, so that a fuzzer without coverage would need billions of inputs, and one
-/// that
-/// keeps what reaches a new edge finds them one by one.
+/// do no more. Each byte has a branch of its own, so that a fuzzer without coverage would need billions of inputs, and
+/// one that keeps what reaches a new edge finds them one by one.
 pub fn canary(bytes: &[u8]) -> bool {
     if cfg!(feature = "canary") && bytes.first() == Some(&b'G') {
         reached(1);
