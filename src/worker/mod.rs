@@ -3,9 +3,9 @@
 //! Theory of operation. A transmit ring is either polled, and then its guest is told that it need not kick, or armed,
 //! and then its kick descriptor is watched. A kick makes it polled; when it has been empty for [`POLL_IDLE_MAX`] it is
 //! armed again, with one more look after the arming. With no ring polled the worker sleeps in epoll without a timeout,
-//! so a quiet network costs nothing; with some, it still looks at epoll every [`ROUNDS_PER_WAIT`] rounds, so a kick or
-//! a session's message is never starved. A round gives each port with work one burst, from its rings in turn: a busy
-//! guest delays the others by one burst, not more, however many queues it has.
+//! so a quiet network costs nothing; with some, it still looks at epoll every [`ROUNDS_PER_WAIT`] rounds, and at least
+//! every [`UNSEEN_MAX`], so a kick or a session's message is never starved. A round gives each port with work one
+//! burst, from its rings in turn: a busy guest delays the others by one burst, not more, however many queues it has.
 //!
 //! Mail from sessions is applied between rounds, when no pointer into any guest's memory is held: that is the quiescent
 //! point that [`crate::ring::mailbox`] promises.
@@ -42,6 +42,8 @@ const POLL_IDLE_MAX: Duration = Duration::from_micros(50);
 pub const STOP_MAX_MS: u8 = 30;
 /// Rounds of polling between two looks at what else is ready.
 const ROUNDS_PER_WAIT: u32 = 16;
+/// How long what else is ready may go unseen while bursts are long: a guest that wakes up waits so long, and one burst.
+const UNSEEN_MAX: Duration = Duration::from_micros(100);
 
 const _: () = assert!(HEAD_MAX >= crate::frame::FRAME_HEAD_MAX, "what is judged is what was copied");
 
@@ -135,6 +137,8 @@ pub struct Worker {
     burst: Burst,
     /// [`sigbus::faults`] when it was last looked at.
     faults_seen: u64,
+    /// When it last looked at what is ready.
+    looked_at: Instant,
     /// Rounds so far.
     rounds: u32,
     /// Tokens of what is ready: kept for its capacity only.
@@ -161,6 +165,7 @@ impl Worker {
             unfinished: Vec::new(),
             burst: Burst::default(),
             faults_seen: sigbus::faults(),
+            looked_at: Instant::now(),
             rounds: 0,
             ready: Vec::new(),
         })
@@ -191,7 +196,7 @@ impl Worker {
             // Asleep we hold nobody's memory.
             self.burst.release();
             self.wait(if self.unfinished.is_empty() { -1 } else { 0 });
-        } else if self.rounds.is_multiple_of(ROUNDS_PER_WAIT) {
+        } else if self.rounds.is_multiple_of(ROUNDS_PER_WAIT) || self.looked_at.elapsed() > UNSEEN_MAX {
             self.wait(0);
         }
         self.rounds = self.rounds.wrapping_add(1);
@@ -221,6 +226,7 @@ impl Worker {
             }
         }
         self.ready = ready;
+        self.looked_at = Instant::now();
         self.stop_faulted();
     }
 
