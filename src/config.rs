@@ -23,6 +23,8 @@ pub const ATTACHMENTS_MAX: usize = 1024;
 pub const STATS_INTERVAL_SECONDS_MAX: f64 = 86_400.0;
 /// The shortest time between two lines of statistics, in seconds.
 pub const STATS_INTERVAL_SECONDS_MIN: f64 = 0.01;
+/// Threads that forward one network's frames, at most.
+pub const WORKERS_MAX: u8 = 64;
 /// Descriptors below this one are the standard streams.
 const INHERITED_FD_MIN: RawFd = 3;
 
@@ -50,6 +52,8 @@ pub struct Network {
     pub mtu: Option<Mtu>,
     /// The offloads that guests are offered.
     pub offload: OffloadMask,
+    /// Threads that forward frames.
+    pub workers: WorkerCount,
 }
 
 /// What a network is connected to.
@@ -299,6 +303,31 @@ impl FromStr for Mtu {
         match text.parse::<u16>() {
             Ok(bytes) if bytes >= MTU_MIN => Ok(Self(bytes)),
             _ => problem(format!("not an MTU: a number of bytes from {MTU_MIN} to {}, for instance 9000", u16::MAX)),
+        }
+    }
+}
+
+/// How many threads forward a network's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerCount(u8);
+
+impl WorkerCount {
+    /// One: the default.
+    pub const ONE: WorkerCount = WorkerCount(1);
+
+    /// The number, from 1 to [`WORKERS_MAX`].
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl FromStr for WorkerCount {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        match text.parse() {
+            Ok(n) if (1..=WORKERS_MAX).contains(&n) => Ok(Self(n)),
+            _ => problem(format!("not a number of workers from 1 to {WORKERS_MAX}")),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use guestwire::ring::GuestMem;
 use guestwire::ring::mailbox::{Message, PortMailbox, PortShared, RingSetup};
-use guestwire::worker::Worker;
+use guestwire::worker::{Network, Worker};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 #[allow(dead_code, reason = "the driver's side is the tests', who use more of it")]
@@ -54,7 +54,7 @@ pub(crate) fn mac(number: usize) -> [u8; 6] {
 impl Bed {
     /// A network with one guest for each element of `features`: what its driver has negotiated.
     pub(crate) fn new(features: &[u64]) -> Self {
-        let mut bed = Self { worker: Worker::new(0x5eed).unwrap(), guests: Vec::new() };
+        let mut bed = Self { worker: Worker::new(Network::new(0x5eed)).unwrap(), guests: Vec::new() };
         for &features in features {
             bed.attach(features);
         }

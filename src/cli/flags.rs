@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::{
     Attachment, Config, ConnectPath, Group, InheritedFd, Listen, ListenPath, Mode, Mtu, Network, OffloadMask,
-    SocketMode, Stats, StatsInterval, StatsTarget, Verbosity,
+    SocketMode, Stats, StatsInterval, StatsTarget, Verbosity, WorkerCount,
 };
 
 /// Connects virtual machines: a vhost-user network switch.
@@ -97,6 +97,8 @@ pub(super) struct InternalFlags {
     #[command(flatten)]
     guest: GuestFlags,
     #[command(flatten)]
+    speed: SpeedFlags,
+    #[command(flatten)]
     stats: StatsFlags,
 }
 
@@ -169,11 +171,22 @@ struct GuestFlags {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Speed")]
+struct SpeedFlags {
+    /// Threads that forward frames, 1 to 64
+    ///
+    /// Each VM's frames are taken by one of them. One is enough until --stats shows it busy all the time. More than
+    /// there are processors to spare makes things slower.
+    #[arg(long, value_name = "N", default_value = "1")]
+    workers: WorkerCount,
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "Statistics")]
 struct StatsFlags {
     /// Write the counters of every port as lines of JSON to FILE, or to the standard output when FILE is -
     ///
-    /// A file is appended to. With -, everything else that is meant to be read goes to the standard error.
+    /// Each worker's time is there too: busy_ns divided by packets is what a frame costs, in nanoseconds. A file is appended to. With -, everything else that is meant to be read goes to the standard error.
     #[arg(long, value_name = "FILE")]
     stats: Option<OsString>,
     /// Seconds between two lines of statistics
@@ -196,6 +209,7 @@ impl InternalFlags {
             attachments: self.attach.into_attachments(),
             mtu: self.guest.mtu,
             offload: self.guest.offload,
+            workers: self.speed.workers,
         };
         Config { network, stats: self.stats.into_stats(), verbosity }
     }

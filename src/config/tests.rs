@@ -36,6 +36,10 @@ fn numbers_have_bounds() {
     for bad in ["0", "-1", "NaN", "inf", "86401", ""] {
         assert!(bad.parse::<StatsInterval>().is_err(), "{bad:?}");
     }
+    assert_eq!("64".parse::<WorkerCount>().unwrap().get(), WORKERS_MAX);
+    for bad in ["0", "65", "256", "-1", "two", ""] {
+        assert!(bad.parse::<WorkerCount>().is_err(), "{bad:?}");
+    }
     assert_eq!("3".parse::<InheritedFd>().unwrap().number(), 3);
     for bad in ["0", "2", "-1", "x", "99999999999"] {
         assert!(bad.parse::<InheritedFd>().is_err(), "{bad:?}");
@@ -94,6 +98,7 @@ fn a_network_lists_all_its_problems() {
         attachments,
         mtu: None,
         offload: OffloadMask::ALL,
+        workers: WorkerCount::ONE,
     };
     assert_eq!(network(vec![listen("a")]).problems(), []);
     assert_eq!(network(vec![]).problems().len(), 1);

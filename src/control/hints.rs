@@ -126,7 +126,7 @@ impl Macs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConnectPath, Listen, ListenPath, Mode, OffloadMask, SocketMode};
+    use crate::config::{ConnectPath, Listen, ListenPath, Mode, OffloadMask, SocketMode, WorkerCount};
 
     fn listen(path: &str) -> Attachment {
         let path = ListenPath::new(path.into()).unwrap();
@@ -134,7 +134,8 @@ mod tests {
     }
 
     fn network(attachments: Vec<Attachment>) -> Network {
-        Network { name: "lab".into(), mode: Mode::Internal, attachments, mtu: None, offload: OffloadMask::ALL }
+        let (name, mode, offload) = ("lab".into(), Mode::Internal, OffloadMask::ALL);
+        Network { name, mode, attachments, mtu: None, offload, workers: WorkerCount::ONE }
     }
 
     fn macs(text: &str) -> Vec<&str> {

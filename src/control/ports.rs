@@ -77,6 +77,8 @@ struct LivePort {
     shared: Arc<PortShared>,
     session: SessionHandle,
     since: Instant,
+    /// Which worker it belongs to.
+    worker: usize,
 }
 
 /// The ports of a network.
@@ -84,7 +86,8 @@ struct LivePort {
 pub(super) struct Ports {
     network: String,
     offer: Offer,
-    mailbox: Arc<Mailbox>,
+    /// The workers' mailboxes; at least one.
+    mailboxes: Vec<Arc<Mailbox>>,
     nofile_limit: u64,
     macs: Macs,
     live: BTreeMap<u32, LivePort>,
@@ -93,12 +96,17 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// None yet. Their guests are offered `offer`, `mailbox` is their worker's, and `nofile_limit` the process's limit
-    /// on descriptors.
-    pub(super) fn new(network: String, offer: Offer, mailbox: Arc<Mailbox>, nofile_limit: u64) -> io::Result<Self> {
+    /// None yet. Their guests are offered `offer`, `mailboxes` are their workers', and `nofile_limit` the process's
+    /// limit on descriptors.
+    pub(super) fn new(
+        network: String,
+        offer: Offer,
+        mailboxes: Vec<Arc<Mailbox>>,
+        nofile_limit: u64,
+    ) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let ended = Arc::new(Ended { numbers: Mutex::new(Vec::new()), wake });
-        Ok(Self { network, offer, mailbox, nofile_limit, macs: Macs::new(), live: BTreeMap::new(), next: 0, ended })
+        Ok(Self { network, offer, mailboxes, nofile_limit, macs: Macs::new(), live: BTreeMap::new(), next: 0, ended })
     }
 
     /// Whether one more port can be made. To be asked before a connection is taken: one that has to be dropped again is
@@ -120,13 +128,21 @@ impl Ports {
         let next = number.checked_add(1).ok_or_else(|| io::Error::other("all port numbers are used up"))?;
         let shared = Arc::new(PortShared::new(number, self.network.clone(), self.macs.of(number))?);
         let ended = self.ended.clone();
-        let mailbox = PortMailbox::new(number, self.mailbox.clone());
+        let worker = self.least_used_worker();
+        let mailbox = PortMailbox::new(number, self.mailboxes[worker].clone());
         let on_end = Box::new(move || ended.push(number));
         let session = session::spawn(stream, shared.clone(), mailbox, self.offer, on_end)?;
         self.next = next;
-        self.live.insert(number, LivePort { shared, session, since: Instant::now() });
+        self.live.insert(number, LivePort { shared, session, since: Instant::now(), worker });
         tracing::info!(port = number, network = self.network.as_str(), "a VM has connected{way_in}");
         Ok(number)
+    }
+
+    /// The worker with the fewest ports.
+    fn least_used_worker(&self) -> usize {
+        let mut used = vec![0; self.mailboxes.len()];
+        self.live.values().for_each(|port| used[port.worker] += 1);
+        used.iter().enumerate().min_by_key(|&(_, ports)| ports).map_or(0, |(worker, _)| worker)
     }
 
     /// Readable when [`Ports::take_ended`] has something to do.

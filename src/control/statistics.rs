@@ -2,12 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::ports::{EndedPort, Ports};
 use super::timer::Timer;
 use crate::config::{Stats, StatsTarget};
-use crate::metrics::export::{Exporter, PortReport, Report, seconds, stdout_file};
+use crate::metrics::WorkerCounters;
+use crate::metrics::export::{Exporter, PortReport, Report, WorkerReport, seconds, stdout_file};
 
 /// Ended ports whose last figures wait for the next line; when there are as many, the line is written early.
 pub(super) const ENDED_PORTS_MAX: usize = 256;
@@ -18,6 +20,7 @@ pub(super) struct Statistics {
     network: String,
     exporter: Exporter,
     timer: Timer,
+    workers: Vec<Arc<WorkerCounters>>,
     ended: Vec<PortReport>,
 }
 
@@ -32,7 +35,12 @@ impl Statistics {
         };
         let timer = Timer::new()?;
         timer.every(stats.interval.duration())?;
-        Ok(Self { network, exporter: Exporter::start(name, sink)?, timer, ended: Vec::new() })
+        Ok(Self { network, exporter: Exporter::start(name, sink)?, timer, workers: Vec::new(), ended: Vec::new() })
+    }
+
+    /// The workers whose figures are in each line from now on.
+    pub(super) fn observe(&mut self, workers: Vec<Arc<WorkerCounters>>) {
+        self.workers = workers;
     }
 
     /// The timer, to wait for.
@@ -59,7 +67,13 @@ impl Statistics {
         let mut reports = std::mem::take(&mut self.ended);
         reports.extend(ports.reports());
         reports.sort_by_key(|report| report.port);
-        self.exporter.write(&Report { time: seconds(SystemTime::now()), network: &self.network, ports: reports });
+        let workers = self.workers.iter().enumerate().map(|(number, counters)| WorkerReport::new(number, counters));
+        self.exporter.write(&Report {
+            time: seconds(SystemTime::now()),
+            network: &self.network,
+            workers: workers.collect(),
+            ports: reports,
+        });
     }
 
     /// Writes the last line and waits a moment until it is out.

@@ -23,7 +23,7 @@ use crate::sys::poller::{Poller, Trigger};
 use crate::sys::signals::Signals;
 use crate::sys::socket::connect_now;
 use crate::vhost::features::Offer;
-use crate::worker::{Worker, WorkerHandle};
+use crate::worker::{self, Worker, WorkerHandle};
 
 /// Everything that the main thread owns.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Supervisor {
     listeners: Listeners,
     clients: Clients,
     ports: Ports,
-    worker: WorkerHandle,
+    workers: Vec<WorkerHandle>,
     resume: Timer,
     retry: Timer,
     statistics: Option<Statistics>,
@@ -45,26 +45,36 @@ impl Supervisor {
         network: &Network,
         signals: Signals,
         nofile_limit: u64,
-        statistics: Option<Statistics>,
+        mut statistics: Option<Statistics>,
     ) -> io::Result<Self> {
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
-        let worker = Worker::new(seed)?.spawn("worker-0")?;
-        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), worker.mailbox(), nofile_limit)?;
+        let segment = worker::Network::new(seed);
+        let workers: io::Result<Vec<WorkerHandle>> = (0..network.workers.get())
+            .map(|number| Worker::new(segment.clone())?.spawn(&format!("worker-{number}")))
+            .collect();
+        let workers = workers?;
+        if let Some(statistics) = &mut statistics {
+            statistics.observe(workers.iter().map(|worker| worker.counters().clone()).collect());
+        }
+        let mailboxes = workers.iter().map(WorkerHandle::mailbox).collect();
+        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), mailboxes, nofile_limit)?;
         let supervisor = Self {
             poller: Poller::new()?,
             signals,
             listeners: Listeners::default(),
             clients: Clients::default(),
             ports,
-            worker,
+            workers,
             resume: Timer::new()?,
             retry: Timer::new()?,
             statistics,
         };
         supervisor.watch(&supervisor.signals, Source::Signals)?;
         supervisor.watch(supervisor.ports.ended_fd(), Source::SessionEnded)?;
-        supervisor.watch(supervisor.worker.ended_fd(), Source::WorkerEnded)?;
+        for worker in &supervisor.workers {
+            supervisor.watch(worker.ended_fd(), Source::WorkerEnded)?;
+        }
         supervisor.watch(&supervisor.resume, Source::ResumeTimer)?;
         supervisor.watch(&supervisor.retry, Source::RetryTimer)?;
         if let Some(statistics) = &supervisor.statistics {
@@ -116,7 +126,7 @@ impl Supervisor {
         match source {
             Source::Signals => return self.take_signals(),
             Source::SessionEnded => return self.take_ended(),
-            Source::WorkerEnded => return Err(io::Error::other("the worker has ended by itself; this is a bug")),
+            Source::WorkerEnded => return Err(io::Error::other("a worker has ended by itself; this is a bug")),
             Source::Listener(index) => self.accept(index)?,
             Source::ResumeTimer => {
                 self.resume.take()?;
@@ -199,9 +209,9 @@ impl Supervisor {
     /// connections close. That is left to the end of the process: to wake a thousand sessions for it takes longer, and
     /// nothing of theirs outlives the process.
     fn finish(self) {
-        let Self { listeners, ports, worker, statistics, .. } = self;
+        let Self { listeners, ports, workers, statistics, .. } = self;
         drop(listeners);
-        worker.stop();
+        WorkerHandle::stop_all(workers);
         if let Some(statistics) = statistics {
             statistics.finish(&ports);
         }

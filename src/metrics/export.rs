@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::{Counter, PortCounters};
+use super::{Counter, PortCounters, WorkerCounters};
 
 /// Lines that wait while the reader is slow.
 pub const LINES_WAITING_MAX: usize = 8;
@@ -31,8 +32,42 @@ pub struct Report<'a> {
     pub time: f64,
     /// The network's name.
     pub network: &'a str,
+    /// Its workers.
+    pub workers: Vec<WorkerReport>,
     /// Its ports, in the order of their numbers; one that has ended is listed one last time.
     pub ports: Vec<PortReport>,
+}
+
+/// What one worker has done by one moment. What is in neither of its times it has slept.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerReport {
+    /// Its number, which its thread's name has too.
+    pub worker: usize,
+    /// Nanoseconds in turns that found something to do.
+    pub busy_ns: u64,
+    /// Nanoseconds in turns that polled and found nothing.
+    pub idle_ns: u64,
+    /// Frames taken from transmit rings.
+    pub packets: u64,
+    /// Bursts that they came in.
+    pub batches: u64,
+    /// Times that it slept and was woken.
+    pub wakeups: u64,
+}
+
+impl WorkerReport {
+    /// Reads the counters of the worker with this number.
+    pub fn new(worker: usize, counters: &WorkerCounters) -> Self {
+        let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        Self {
+            worker,
+            busy_ns: read(&counters.busy_ns),
+            idle_ns: read(&counters.idle_ns),
+            packets: read(&counters.packets),
+            batches: read(&counters.batches),
+            wakeups: read(&counters.wakeups),
+        }
+    }
 }
 
 /// One port's counters at one moment.
@@ -183,8 +218,12 @@ mod tests {
 
     fn report(port: u32) -> Report<'static> {
         let counters = PortCounters::default();
-        counters.add(Counter::TxFrames, 7);
-        Report { time: 1.5, network: "lab", ports: vec![PortReport::new(port, true, &counters)] }
+        counters.owner.add(Counter::TxFrames, 3);
+        counters.giver.add(Counter::TxFrames, 4);
+        let worker = WorkerCounters::default();
+        WorkerCounters::add(&worker.busy_ns, 250);
+        let workers = vec![WorkerReport::new(1, &worker)];
+        Report { time: 1.5, network: "lab", workers, ports: vec![PortReport::new(port, true, &counters)] }
     }
 
     fn pipe() -> (File, File) {
@@ -204,6 +243,8 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["time"], 1.5);
         assert_eq!(value["network"], "lab");
+        let worker = &value["workers"][0];
+        assert_eq!((&worker["worker"], &worker["busy_ns"], &worker["packets"]), (&1.into(), &250.into(), &0.into()));
         let port = &value["ports"][0];
         assert_eq!((&port["port"], &port["ended"]), (&3.into(), &true.into()));
         for counter in Counter::ALL {

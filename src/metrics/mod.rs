@@ -1,9 +1,10 @@
 //! Counters: one for every way in which a frame can end.
 //!
-//! Theory of operation. Each port has one [`PortCounters`]. The worker that owns the port is the only writer, readers
-//! (statistics, tests) may look at any time, so every counter is a relaxed atomic and an increment is a plain load and
-//! store: no locked instruction on the path of a frame. A reader may see one counter before another of the same frame;
-//! sums agree once the traffic has stopped.
+//! Theory of operation. Each port has one [`PortCounters`], in two halves: one is written by the worker that owns the
+//! port, the other by whichever worker gives it frames at the moment. So each has one writer at a time, readers
+//! (statistics, tests) may look whenever they like, every counter is a relaxed atomic, and an increment is a plain load
+//! and store: no locked instruction on the path of a frame. A reader may see one counter before another of the same
+//! frame; sums agree once the traffic has stopped.
 //!
 //! Directions are the guest's: `tx_` is what the guest sent, `rx_` what it was given. A frame that a guest sends is
 //! counted once in `tx_frames` and then ends in exactly one of the sender's `drop_tx_` counters, or is passed to one or
@@ -108,18 +109,28 @@ counters! {
     AddressesMoved => "addresses_moved",
 }
 
-/// One port's counters. One writer, any number of readers.
+/// Counters with one writer at a time. Aligned so that two writers share no cache line, nor a pair of them that is
+/// fetched together.
 #[derive(Debug, Default)]
-pub struct PortCounters {
+#[repr(align(128))]
+pub struct Counters {
     values: [AtomicU64; Counter::ALL.len()],
 }
 
-impl PortCounters {
-    /// Adds `n`. Only the worker that owns the port calls this: it is a load and a store, not a locked add.
+impl Counters {
+    /// Adds `n`. Only the present writer calls this: it is a load and a store, not a locked add.
     #[inline]
     pub fn add(&self, counter: Counter, n: u64) {
         let value = &self.values[counter as usize];
         value.store(value.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Adds `n`, which is most often zero: the counter's cache line is left alone then.
+    #[inline]
+    pub fn add_any(&self, counter: Counter, n: u64) {
+        if n > 0 {
+            self.add(counter, n);
+        }
     }
 
     /// Adds one.
@@ -127,9 +138,45 @@ impl PortCounters {
     pub fn count(&self, counter: Counter) {
         self.add(counter, 1);
     }
+}
 
-    /// The present value.
+/// One port's counters. Two writers, any number of readers.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    /// Written by the worker that owns the port.
+    pub owner: Counters,
+    /// Written by the worker that gives the port frames, under the lock of its receiving half.
+    pub giver: Counters,
+}
+
+impl PortCounters {
+    /// The present value: what both writers have counted.
     pub fn get(&self, counter: Counter) -> u64 {
-        self.values[counter as usize].load(Ordering::Relaxed)
+        let read = |counters: &Counters| counters.values[counter as usize].load(Ordering::Relaxed);
+        read(&self.owner).wrapping_add(read(&self.giver))
+    }
+}
+
+/// What one worker has done. One writer, any number of readers. Times in nanoseconds.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    /// Time in turns that found something to do.
+    pub busy_ns: AtomicU64,
+    /// Time in turns that polled and found nothing.
+    pub idle_ns: AtomicU64,
+    /// Frames taken from transmit rings.
+    pub packets: AtomicU64,
+    /// Bursts they came in.
+    pub batches: AtomicU64,
+    /// Times it slept and was woken.
+    pub wakeups: AtomicU64,
+}
+
+impl WorkerCounters {
+    /// Adds `n`: for the one writer.
+    #[inline]
+    pub fn add(value: &AtomicU64, n: u64) {
+        value.store(value.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 }

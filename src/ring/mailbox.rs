@@ -10,14 +10,18 @@
 //! Towards the session there is [`PortShared`]: counters and device status that both may read, and an eventfd that
 //! tells the session's gate of a change that the frontend should hear of.
 //!
-//! Limits: a session posts one message at a time, so the queue is never longer than the number of sessions.
+//! Workers write to each other as well, but never wait: one that finds out that a port's receive ring lies reports it
+//! to the worker that owns the port ([`Mailbox::report`]).
+//!
+//! Limits: a session posts one message at a time and a ring lies once until its session starts it anew, so the queue is
+//! never longer than the number of sessions and of their rings.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::GuestMem;
+use super::{GuestMem, RingError};
 use crate::metrics::PortCounters;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -85,6 +89,13 @@ pub enum Message {
         /// The ring's number.
         index: usize,
     },
+    /// Not from a session but from another worker: a receive ring has lied to it.
+    RingLied {
+        /// The ring's number.
+        index: usize,
+        /// How.
+        error: RingError,
+    },
     /// The session ends. The last message of a session; the worker forgets the port.
     Detach,
 }
@@ -96,7 +107,8 @@ pub struct Envelope {
     pub port: u32,
     /// The message.
     pub message: Message,
-    reply: SyncSender<u16>,
+    /// None when nobody waits.
+    reply: Option<SyncSender<u16>>,
 }
 
 impl Envelope {
@@ -108,13 +120,13 @@ impl Envelope {
 
 /// The obligation to answer a message. Dropped without an answer, the session hears that the worker is gone.
 #[derive(Debug)]
-pub struct Reply(SyncSender<u16>);
+pub struct Reply(Option<SyncSender<u16>>);
 
 impl Reply {
     /// Answers. `next_avail` has a meaning for [`Message::RingStop`] only, zero otherwise.
     pub fn send(self, next_avail: u16) {
         // The session may have been torn down meanwhile: nobody is left to tell.
-        let _ = self.0.send(next_avail);
+        let _ = self.0.map(|reply| reply.send(next_avail));
     }
 }
 
@@ -160,6 +172,11 @@ impl Mailbox {
         drop(self.take());
     }
 
+    /// Posts a message about the port numbered `port` without waiting for an answer: what one worker tells another.
+    pub fn report(&self, port: u32, message: Message) {
+        self.put(Envelope { port, message, reply: None });
+    }
+
     fn put(&self, envelope: Envelope) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.closed.load(Ordering::SeqCst) {
@@ -199,7 +216,7 @@ impl PortMailbox {
     /// [`WorkerGone`] when there is no worker any more; nothing of the port is in use then.
     pub fn post(&self, message: Message) -> Result<u16, WorkerGone> {
         let (reply, answer) = sync_channel(1);
-        self.mailbox.put(Envelope { port: self.port, message, reply });
+        self.mailbox.put(Envelope { port: self.port, message, reply: Some(reply) });
         answer.recv().map_err(|_| WorkerGone)
     }
 }

@@ -26,7 +26,7 @@ pub const VNET_HEADER_READ: usize = 10;
 const _: () = assert!(BURST_DESCRIPTORS_MAX >= QUEUE_SIZE_MAX as u32, "one chain of any legal length fits a burst");
 
 /// One frame of a burst.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Frame {
     /// The chain's first descriptor, to give it back by.
     descriptor: u16,
@@ -37,13 +37,21 @@ struct Frame {
     end_span: u32,
 }
 
+impl Frame {
+    const NONE: Self = Self { descriptor: 0, head_len: 0, len: 0, first_span: 0, end_span: 0 };
+}
+
 /// Frames taken from one ring in one go. Belongs to the worker and is filled again and again.
 ///
 /// Invariant: the spans lie in `mem`, which the burst keeps alive.
 #[derive(Debug)]
 pub struct Burst {
     mem: Option<Arc<GuestMem>>,
-    frames: Vec<Frame>,
+    len: usize,
+    bytes: u64,
+    /// Frames that ask for no offload, as bits.
+    plain: u32,
+    frames: [Frame; BURST_FRAMES_MAX],
     spans: Vec<Span>,
     heads: Box<[[u8; HEAD_MAX]; BURST_FRAMES_MAX]>,
     vnets: [[u8; VNET_HEADER_READ]; BURST_FRAMES_MAX],
@@ -56,7 +64,10 @@ impl Default for Burst {
     fn default() -> Self {
         Self {
             mem: None,
-            frames: Vec::with_capacity(BURST_FRAMES_MAX),
+            len: 0,
+            bytes: 0,
+            plain: 0,
+            frames: [Frame::NONE; BURST_FRAMES_MAX],
             spans: Vec::with_capacity(4 * BURST_FRAMES_MAX),
             heads: Box::new([[0; HEAD_MAX]; BURST_FRAMES_MAX]),
             vnets: [[0; VNET_HEADER_READ]; BURST_FRAMES_MAX],
@@ -65,25 +76,37 @@ impl Default for Burst {
 }
 
 impl Burst {
-    /// Number of frames.
+    /// Number of frames, at most [`BURST_FRAMES_MAX`].
     #[inline]
     pub fn len(&self) -> usize {
-        self.frames.len()
+        self.len
     }
 
     /// Whether there is no frame.
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.len == 0
+    }
+
+    /// Bytes of all frames together, without their virtio-net headers.
+    #[inline]
+    pub fn byte_count(&self) -> u64 {
+        self.bytes
     }
 
     /// Forgets the frames and lets go of the guest's memory.
     pub fn release(&mut self) {
-        self.frames.clear();
+        self.len = 0;
         self.spans.clear();
         self.mem = None;
     }
 
-    /// Frame `i`'s virtio-net header as the guest wrote it: not validated. Zero when the ring does not read headers.
+    /// Whether frame `i` asks for no offload, so that there is nothing in its virtio-net header to look at.
+    #[inline]
+    pub fn is_plain(&self, i: usize) -> bool {
+        self.plain & (1 << i) != 0
+    }
+
+    /// The virtio-net header of frame `i`, which is not plain, as the guest wrote it: not validated.
     #[inline]
     pub fn vnet(&self, i: usize) -> &[u8; VNET_HEADER_READ] {
         &self.vnets[i]
@@ -113,12 +136,30 @@ impl Burst {
     }
 
     fn begin(&mut self, mem: &Arc<GuestMem>) {
-        self.frames.clear();
+        (self.len, self.bytes, self.plain) = (0, 0, 0);
         self.spans.clear();
         // The same guest again is the common case: no reference count moves.
         if !self.mem.as_ref().is_some_and(|held| Arc::ptr_eq(held, mem)) {
             self.mem = Some(mem.clone());
         }
+    }
+
+    /// Adds the frame whose head is in place, with its other spans from `first_span` on.
+    #[inline(always)]
+    fn add(&mut self, descriptor: u16, head_len: usize, len: usize, first_span: usize, plain: bool) {
+        let i = self.len;
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.plain |= u32::from(plain) << i;
+        self.bytes += u64::from(len);
+        self.frames[i] = Frame {
+            descriptor,
+            // At most HEAD_MAX.
+            head_len: head_len as u16,
+            len,
+            first_span: first_span as u32,
+            end_span: self.spans.len() as u32,
+        };
+        self.len = i + 1;
     }
 }
 
@@ -159,61 +200,66 @@ impl TxRing {
         burst.begin(self.ring.mem());
         let available = usize::from(self.ring.available()?).min(BURST_FRAMES_MAX);
         self.ring.reset_effort();
-        let mut bytes = 0;
         for i in 0..available {
-            match self.take_one(i, burst) {
-                Ok(len) => bytes += len,
-                Err(_) if i > 0 => break,
-                Err(error) => return Err(error),
+            if let Err(error) = self.take_one(i, burst) {
+                if i == 0 {
+                    return Err(error);
+                }
+                break;
             }
-            if self.ring.effort() > BURST_DESCRIPTORS_MAX || bytes > BURST_BYTES_MAX {
+            if self.ring.effort() > BURST_DESCRIPTORS_MAX || burst.bytes > BURST_BYTES_MAX {
                 break;
             }
         }
         what_is_copied_stays();
         // At most BURST_FRAMES_MAX.
-        self.ring.advance(burst.frames.len() as u16);
+        self.ring.advance(burst.len as u16);
         Ok(())
     }
 
-    /// Takes the chain `i` entries ahead. Returns the length of its buffers in bytes.
+    /// Takes the chain `i` entries ahead.
     #[inline(always)]
-    fn take_one(&mut self, i: usize, burst: &mut Burst) -> Result<u64, RingError> {
+    fn take_one(&mut self, i: usize, burst: &mut Burst) -> Result<(), RingError> {
         let descriptor = self.ring.head(i as u16);
         let chain = self.ring.open(descriptor)?;
         let limit = (self.header_len + FRAME_LEN_MAX) as u64;
         match self.ring.single(&chain, Direction::Readable, limit) {
-            Some(buffer) if !self.read_header && buffer.len >= self.header_len + HEAD_PLAIN => {
-                self.take_plain(i, descriptor, buffer, burst);
-                Ok(buffer.len as u64)
+            Some(buffer) if buffer.len >= self.header_len + HEAD_PLAIN => {
+                self.take_single(descriptor, buffer, burst);
+                Ok(())
             }
-            _ => self.take_any(i, descriptor, chain, burst),
+            _ => self.take_any(descriptor, chain, burst),
         }
     }
 
-    /// Takes a frame without a header to look at out of one buffer.
+    /// Takes a frame that is in one buffer and is not short.
     #[inline(always)]
-    fn take_plain(&self, i: usize, descriptor: u16, buffer: Span, burst: &mut Burst) {
-        let (_, frame) = buffer.split_at(self.header_len);
-        let (_, rest) = frame.split_at(HEAD_PLAIN);
-        if let Some(head) = burst.heads[i].first_chunk_mut::<HEAD_PLAIN>() {
-            copy_front(frame, head);
+    fn take_single(&self, descriptor: u16, buffer: Span, burst: &mut Burst) {
+        let i = burst.len;
+        let (header, frame) = buffer.split_at(self.header_len);
+        let first_span = burst.spans.len();
+        let rest;
+        let (mut plain, mut head_len) = (true, HEAD_PLAIN);
+        if self.read_header && copy_front(header, &mut burst.vnets[i]) {
+            what_is_copied_stays();
+            (plain, head_len) = head_wanted(&burst.vnets[i], frame.len);
         }
-        burst.vnets[i] = [0; VNET_HEADER_READ];
-        let first_span = burst.spans.len() as u32;
+        if plain && let Some(head) = burst.heads[i].first_chunk_mut::<HEAD_PLAIN>() {
+            copy_front(frame, head);
+            (_, rest) = frame.split_at(HEAD_PLAIN);
+        } else {
+            let (head, others) = frame.split_at(head_len);
+            take_front(&mut [head], &mut 0, &mut burst.heads[i][..head_len]);
+            rest = others;
+        }
         if rest.len > 0 {
             burst.spans.push(rest);
         }
-        burst.frames.push(Frame {
-            descriptor,
-            head_len: HEAD_PLAIN as u16,
-            len: frame.len as u32,
-            first_span,
-            end_span: burst.spans.len() as u32,
-        });
+        burst.add(descriptor, head_len, frame.len, first_span, plain);
     }
 
-    fn take_any(&mut self, i: usize, descriptor: u16, chain: Chain, burst: &mut Burst) -> Result<u64, RingError> {
+    #[inline(never)]
+    fn take_any(&mut self, descriptor: u16, chain: Chain, burst: &mut Burst) -> Result<(), RingError> {
         let mut first = burst.spans.len();
         let limit = (self.header_len + FRAME_LEN_MAX) as u64;
         let total = match self.ring.walk(chain, Direction::Readable, limit, &mut burst.spans) {
@@ -223,7 +269,7 @@ impl TxRing {
                 return Err(error);
             }
         };
-        let vnet = &mut burst.vnets[i];
+        let vnet = &mut burst.vnets[burst.len];
         *vnet = [0; VNET_HEADER_READ];
         let header = self.header_len.min(total as usize);
         let read = if self.read_header { header.min(VNET_HEADER_READ) } else { 0 };
@@ -231,25 +277,16 @@ impl TxRing {
         skip_front(&mut burst.spans, &mut first, header - read);
 
         let len = (total as usize).saturating_sub(self.header_len);
-        // Any offload sets `flags` or `gso_type`, and then the headers up to the transport's are needed.
-        let head_max = if vnet[0] | vnet[1] == 0 { HEAD_PLAIN } else { HEAD_MAX };
-        // Nothing of a frame that is too long is looked at; what is left of the frame before must not be either.
-        let head_len = if len <= FRAME_LEN_MAX { len.min(head_max) } else { 0 };
-        take_front(&mut burst.spans, &mut first, &mut burst.heads[i][..head_len]);
-        burst.frames.push(Frame {
-            descriptor,
-            head_len: head_len as u16,
-            len: u32::try_from(len).unwrap_or(u32::MAX),
-            first_span: first as u32,
-            end_span: burst.spans.len() as u32,
-        });
-        Ok(total)
+        let (plain, head_len) = head_wanted(vnet, len);
+        take_front(&mut burst.spans, &mut first, &mut burst.heads[burst.len][..head_len]);
+        burst.add(descriptor, head_len, len, first, plain);
+        Ok(())
     }
 
     /// Gives the burst's buffers back to the guest. Returns whether the guest was interrupted.
     #[inline]
     pub fn complete(&mut self, burst: &Burst) -> bool {
-        for frame in &burst.frames {
+        for frame in &burst.frames[..burst.len] {
             self.ring.push_used(frame.descriptor, 0);
         }
         self.ring.publish() && signal(self.call.as_ref())
@@ -287,4 +324,15 @@ impl TxRing {
     pub fn next_avail(&self) -> u16 {
         self.ring.next_avail()
     }
+}
+
+/// Whether a frame of `len` bytes with this virtio-net header asks for no offload, and how much of it is needed to
+/// judge it.
+#[inline]
+fn head_wanted(vnet: &[u8; VNET_HEADER_READ], len: usize) -> (bool, usize) {
+    // Any offload sets `flags` or `gso_type`, and then the headers up to the transport's are needed.
+    let plain = vnet[0] | vnet[1] == 0;
+    let head_max = if plain { HEAD_PLAIN } else { HEAD_MAX };
+    // Nothing of a frame that is too long is looked at; what is left of the frame before must not be either.
+    (plain, if len <= FRAME_LEN_MAX { len.min(head_max) } else { 0 })
 }

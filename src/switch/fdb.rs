@@ -15,8 +15,11 @@
 //! before the share grows. The time stamp of an address, and its place in the share, are written once a second at most;
 //! a frame from an address that was already seen in this second reads one cache line of the table and writes none.
 
+use std::sync::Arc;
+
 use super::PortId;
 use super::key::{Hasher, Key};
+use super::recent::Losses;
 use super::share::Share;
 use super::table::{Table, Value};
 
@@ -47,6 +50,7 @@ pub(super) struct Fdb {
     table: Table,
     /// By port index; as long as the highest port that was ever present.
     ports: Vec<Option<Port>>,
+    losses: Arc<Losses>,
 }
 
 /// Whether an entry of this time stamp still counts.
@@ -57,7 +61,12 @@ fn is_live(stamp_s: u32, now_s: u32) -> bool {
 
 impl Fdb {
     pub(super) fn new(seed: u64) -> Self {
-        Self { table: Table::new(Hasher::new(seed)), ports: Vec::new() }
+        Self { table: Table::new(Hasher::new(seed)), ports: Vec::new(), losses: Arc::default() }
+    }
+
+    /// Counts each address that a port ceases to have.
+    pub(super) fn losses(&self) -> &Arc<Losses> {
+        &self.losses
     }
 
     /// Makes a port present. Returns `false` if it was.
@@ -75,6 +84,7 @@ impl Fdb {
     /// Forgets a port with all its addresses. Returns `false` if it was not present.
     pub(super) fn remove_port(&mut self, port: PortId) -> bool {
         let Some(removed) = self.ports.get_mut(port.index()).and_then(Option::take) else { return false };
+        self.losses.count(port.0);
         for key in removed.share.keys() {
             self.table.remove(key);
         }
@@ -143,6 +153,7 @@ impl Fdb {
     }
 
     fn take_over(&mut self, key: Key, known: Value, port: PortId, now_s: u32) -> bool {
+        self.losses.count(known.port);
         if let Some(previous) = self.port_mut(known.port) {
             previous.share.remove(known.node);
             if previous.latest == key {
@@ -178,6 +189,7 @@ impl Fdb {
         {
             owner.evicted += u64::from(is_live(stamp_s, now_s));
             owner.share.remove_oldest();
+            self.losses.count(port.0);
             self.table.remove(oldest);
         }
         Some(Value { port: port.0, node: owner.share.push(key, now_s), stamp_s: now_s })

@@ -1,8 +1,11 @@
 //! The switch: from a frame's header to a verdict.
 
+use std::sync::Arc;
+
 use super::fdb::Fdb;
 use super::header::Header;
 use super::limits::{BurstBudget, PortBudget};
+use super::recent::Losses;
 use super::{PORTS_MAX, PortId, Verdict};
 use crate::metrics::Counter;
 
@@ -22,6 +25,11 @@ impl Switch {
     /// A switch without ports. `seed` keys the hash of its table: guests must not be able to guess it.
     pub fn new(seed: u64) -> Self {
         Self { fdb: Fdb::new(seed), present: Vec::new(), flooded: Vec::new(), burst: BurstBudget::FULL, now_s: 0 }
+    }
+
+    /// Counts the addresses that ports lose: what [`super::Recent`] must know. To be read without the switch.
+    pub fn losses(&self) -> Arc<Losses> {
+        self.fdb.losses().clone()
     }
 
     /// Makes a port present, with no addresses. Returns `false`, and changes nothing, if it is present already or not

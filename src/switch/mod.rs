@@ -25,6 +25,9 @@
 //! freed or moved in bulk while frames flow: the only step whose length depends on a guest is the removal of its port,
 //! which forgets at most [`ADDRESSES_PER_PORT_MAX`] addresses.
 //!
+//! A switch may serve several threads under a lock. So that most frames need neither lock nor table, `recent.rs` keeps
+//! the latest verdicts of a port with whoever serves that port, and knows when they no longer hold.
+//!
 //! What learning cannot give is authenticity. An address belongs to whoever used it last, at once, because that is how
 //! a migrated VM gets its traffic back; so a guest that sends with its neighbour's address receives the neighbour's
 //! traffic until the neighbour sends again, and two guests (or one that bridges two of its ports) can make an address
@@ -40,6 +43,7 @@ mod forward;
 mod header;
 mod key;
 mod limits;
+mod recent;
 mod share;
 mod table;
 
@@ -49,6 +53,7 @@ mod tests;
 pub use fdb::AGE_MAX_S;
 pub use forward::Switch;
 pub use limits::{FLOOD_COPIES_PER_BURST_MAX, FLOOD_COPIES_PER_SECOND_MAX};
+pub use recent::{Losses, Recent};
 pub use share::ADDRESSES_PER_PORT_MAX;
 
 use crate::metrics;

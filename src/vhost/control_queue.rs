@@ -70,6 +70,12 @@ impl Default for ReceiveFilter {
 }
 
 impl ReceiveFilter {
+    /// Whether the guest wants every frame.
+    #[inline]
+    pub fn accepts_all(&self) -> bool {
+        self.promiscuous
+    }
+
     /// Whether the guest wants the frame that begins with `head`.
     #[inline]
     pub fn accepts(&self, head: &[u8]) -> bool {

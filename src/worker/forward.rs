@@ -1,13 +1,21 @@
 //! From a burst to its receivers: the path of a frame between two rings.
+//!
+//! Theory of operation. A burst is forwarded in two steps. First each frame is judged: what it asks for, and where it
+//! goes. That makes a plan: for each receiver one bit for each of the burst's frames. Then each receiver is locked
+//! once, gets its frames in the order in which they were sent, and is told once.
+
+use std::sync::{Arc, MutexGuard};
 
 use crate::frame::ethernet::MacAddr;
-use crate::frame::offload::{Fit, Offload, Offloads};
-use crate::frame::{checksum, flow, offload, segment, vnet::VnetHeader};
+use crate::frame::offload::{self, Offload};
+use crate::frame::vnet::VnetHeader;
 use crate::metrics::Counter;
-use crate::ring::{BURST_BYTES_MAX, Burst, Bytes, FRAME_LEN_MAX, Refusal};
+use crate::ring::{BURST_BYTES_MAX, BURST_FRAMES_MAX, Burst, FRAME_LEN_MAX};
 use crate::switch::{PortId, Switch, Verdict};
 
-use super::port::{Port, Ring};
+use super::network::{Network, port_id};
+use super::port::Port;
+use super::receiving::{Judged, ReceivingHalf, Workshop};
 
 /// What the frames of one burst may cost when they are flooded, in bytes that are copied beyond a first time: a frame
 /// of 1,500 bytes to 340 ports, or ARP to all. The first frame may cost more, up to the next bound.
@@ -19,113 +27,230 @@ const FLOOD_COST_PER_SECOND_MAX: usize = 1 << 30;
 /// What a segment costs in software, in bytes that could be copied meanwhile.
 const SEGMENT_COST: usize = 1024;
 
-/// A frame that is on its way, judged.
-#[derive(Clone, Copy)]
-struct Frame<'a> {
-    head: &'a [u8],
-    bytes: Bytes<'a>,
-    offload: Offload,
+const _: () = assert!(BURST_FRAMES_MAX == u32::BITS as usize, "a burst's frames are the bits of a word");
+
+/// What is to become of a burst.
+struct Plan {
+    /// What each frame asks for.
+    judged: Judged,
+    /// Frames for one port alone, by port, as bits.
+    frames_for: Vec<u32>,
+    /// The ports that have any.
+    receivers: Vec<u16>,
+    /// Frames for all, as bits.
+    flooded: u32,
 }
 
-/// Who has sent a burst.
-struct Sender {
-    /// Its port's place.
-    from: usize,
-    sends: Offloads,
-    /// Whether its address has been noted.
-    is_known: bool,
-    now_s: u32,
+impl Plan {
+    /// Frame `i` is for port `to`.
+    #[inline(always)]
+    fn add(&mut self, to: PortId, i: usize) {
+        // As long as the list of ports is; a port that came after it was made gets its frame all the same.
+        let to_index = usize::from(to.0);
+        if to_index >= self.frames_for.len() {
+            self.frames_for.resize(to_index + 1, 0);
+        }
+        let frames = &mut self.frames_for[to_index];
+        if *frames == 0 {
+            self.receivers.push(to.0);
+        }
+        *frames |= 1 << i;
+    }
 }
 
-/// One Ethernet segment: its ports and what it has learned.
-pub(super) struct Network {
-    /// By [`PortId`].
-    pub(super) ports: Vec<Option<Port>>,
-    pub(super) switch: Switch,
-    /// Receive rings with frames that their guest has not been told of.
-    unflushed: Vec<(usize, usize)>,
-    /// Private memory for frames that must be changed for a receiver.
-    linear: Vec<u8>,
-    segment: segment::Scratch,
+/// What a worker forwards with.
+pub(super) struct Forwarder {
+    network: Arc<Network>,
+    /// By port, as of `version`.
+    halves: Vec<Option<Arc<ReceivingHalf>>>,
+    version: u64,
+    plan: Plan,
+    workshop: Workshop,
 }
 
-impl Network {
-    pub(super) fn new(seed: u64) -> Self {
-        Self {
-            ports: Vec::new(),
-            switch: Switch::new(seed),
-            unflushed: Vec::new(),
-            linear: Vec::new(),
-            segment: segment::Scratch::default(),
+impl Forwarder {
+    pub(super) fn new(network: Arc<Network>) -> Self {
+        let plan = Plan {
+            judged: [Offload::None; BURST_FRAMES_MAX],
+            frames_for: Vec::new(),
+            receivers: Vec::new(),
+            flooded: 0,
+        };
+        Self { network, halves: Vec::new(), version: 0, plan, workshop: Workshop::default() }
+    }
+
+    /// Forwards every frame of a burst that the port in place `from` has sent, and tells the receivers.
+    pub(super) fn forward(&mut self, from: usize, port: &mut Port, burst: &Burst, now_s: u32) {
+        self.follow();
+        self.judge(from, port, burst, now_s);
+        let counters = &port.shared.counters.owner;
+        counters.add(Counter::TxFrames, burst.len() as u64);
+        counters.add(Counter::TxBytes, burst.byte_count());
+        self.deliver(from, burst);
+    }
+
+    /// Looks around if ports have come or gone since the last time.
+    #[inline]
+    pub(super) fn follow(&mut self) {
+        if self.version != self.network.version() {
+            self.look_around();
         }
     }
 
-    /// Forwards every frame of a burst that port `from` has sent, and tells the receivers.
-    pub(super) fn forward(&mut self, from: usize, burst: &Burst, now_s: u32) {
-        let Some(port) = &self.ports[from] else { return };
-        let mut sender = Sender { from, sends: port.negotiated.sends, is_known: port.mac.is_some(), now_s };
-        self.switch.begin_burst(now_s);
-        let mut flood_left = FLOOD_COST_PER_BURST_MAX;
-        let mut bytes = 0;
+    #[cold]
+    fn look_around(&mut self) {
+        // First the version: a port that comes in between is seen now or the next time.
+        self.version = self.network.version();
+        self.halves = self.network.halves();
+    }
+
+    /// Makes the plan.
+    fn judge(&mut self, from: usize, port: &mut Port, burst: &Burst, now_s: u32) {
+        let Self { network, halves, plan, .. } = self;
+        port.recent.begin_burst(port_id(from), network.losses(), now_s);
+        let flood_left = FLOOD_COST_PER_BURST_MAX;
+        let mut judge = Judge { network, from, halves, port, now_s, switch: None, met: None, flood_left };
+        plan.flooded = 0;
         for i in 0..burst.len() {
-            bytes += burst.frame_len(i) as u64;
-            if let Err(reason) = self.forward_one(&mut sender, burst, i, &mut flood_left) {
-                self.count(from, reason, 1);
+            match judge.judge_frame(burst, i, &mut plan.judged[i]) {
+                Verdict::Forward(to) => plan.add(to, i),
+                Verdict::Flood => plan.flooded |= 1 << i,
+                Verdict::Drop(reason) => judge.port.shared.counters.owner.count(reason),
             }
         }
-        self.flush();
-        self.count(from, Counter::TxFrames, burst.len() as u64);
-        self.count(from, Counter::TxBytes, bytes);
-        let (evicted, moved) = (self.switch.take_evictions(port_id(from)), self.switch.take_moves(port_id(from)));
-        self.count(from, Counter::AddressesEvicted, evicted);
-        self.count(from, Counter::AddressesMoved, moved);
+        judge.finish();
     }
 
-    fn count(&self, port: usize, counter: Counter, n: u64) {
-        if let Some(port) = &self.ports[port] {
-            port.shared.counters.add(counter, n);
+    fn deliver(&mut self, from: usize, burst: &Burst) {
+        let flooded = self.plan.flooded;
+        if flooded != 0 {
+            for to in (0..self.halves.len()).filter(|&to| to != from) {
+                self.give(to, burst, flooded);
+            }
+        }
+        while let Some(to) = self.plan.receivers.pop() {
+            self.give(usize::from(to), burst, 0);
         }
     }
 
+    /// Gives port `to` what is for it alone and what is for all.
+    fn give(&mut self, to: usize, burst: &Burst, flooded: u32) {
+        let alone = self.plan.frames_for.get_mut(to).map_or(0, std::mem::take);
+        let wanted = alone | flooded;
+        if wanted == 0 {
+            return;
+        }
+        if !matches!(self.halves.get(to), Some(Some(_))) {
+            // It came after we had looked around.
+            self.look_around();
+        }
+        if let Some(Some(half)) = self.halves.get(to) {
+            half.give(burst, wanted, &self.plan.judged, &mut self.workshop);
+        }
+    }
+}
+
+/// Judges the frames of one burst.
+struct Judge<'a> {
+    network: &'a Network,
+    /// The sender's place.
+    from: usize,
+    port: &'a mut Port,
+    halves: &'a [Option<Arc<ReceivingHalf>>],
+    now_s: u32,
+    /// Locked with the first frame that cannot be judged without it.
+    switch: Option<MutexGuard<'a, Switch>>,
+    /// The first address that the guest has sent from.
+    met: Option<MacAddr>,
+    /// What the burst's flooding may still cost.
+    flood_left: usize,
+}
+
+impl Judge<'_> {
+    /// What frame `i` asks for, and where it goes.
     #[inline(always)]
-    fn forward_one(
-        &mut self,
-        sender: &mut Sender,
-        burst: &Burst,
-        i: usize,
-        flood_left: &mut usize,
-    ) -> Result<(), Counter> {
-        let from = sender.from;
+    fn judge_frame(&mut self, burst: &Burst, i: usize, asks: &mut Offload) -> Verdict {
+        *asks = Offload::None;
+        if !burst.is_plain(i) {
+            match self.check_offload(burst, i) {
+                Ok(offload) => *asks = offload,
+                Err(reason) => return Verdict::Drop(reason),
+            }
+        }
+        match self.port.recent.find(burst.head(i), self.network.losses()) {
+            Some(to) => Verdict::Forward(to),
+            None => self.ask_switch(burst, i, asks),
+        }
+    }
+
+    fn check_offload(&mut self, burst: &Burst, i: usize) -> Result<Offload, Counter> {
         let (head, len) = (burst.head(i), burst.frame_len(i));
         if len > FRAME_LEN_MAX {
             return Err(Counter::DropTxTooLong);
         }
         let header = VnetHeader::parse(burst.vnet(i));
-        let offload = offload::validate(&header, head, len, sender.sends).map_err(|_| Counter::DropTxBadHeader)?;
+        let sends = self.port.negotiated.sends;
+        let offload = offload::validate(&header, head, len, sends).map_err(|_| Counter::DropTxBadHeader)?;
         if matches!(offload, Offload::Segment(_)) {
-            self.count(from, Counter::TxGsoFrames, 1);
+            self.port.shared.counters.owner.count(Counter::TxGsoFrames);
         }
-        let verdict = self.switch.forward(port_id(from), head);
-        if !sender.is_known && !matches!(verdict, Verdict::Drop(_)) {
-            self.meet(from, MacAddr::source_of(head));
-            sender.is_known = true;
-        }
-        let frame = Frame { head, bytes: burst.bytes(i), offload };
-        match verdict {
-            Verdict::Forward(to) => self.deliver(usize::from(to.0), &frame),
-            Verdict::Flood => self.flood(from, &frame, flood_left, sender.now_s)?,
-            Verdict::Drop(reason) => return Err(reason),
-        }
-        Ok(())
+        Ok(offload)
     }
 
-    /// Notes the first address that a guest sends from, and says so when it is not the only one with it.
-    fn meet(&mut self, from: usize, mac: Option<MacAddr>) {
-        let twin = self.ports.iter().flatten().find(|port| port.mac == mac).map(|port| port.shared.number);
-        let (Some(port), Some(mac)) = (&mut self.ports[from], mac) else { return };
-        port.mac = Some(mac);
-        let (number, network) = (port.shared.number, port.shared.network.as_str());
-        match twin {
+    #[inline(never)]
+    fn ask_switch(&mut self, burst: &Burst, i: usize, asks: &Offload) -> Verdict {
+        let (head, len) = (burst.head(i), burst.frame_len(i));
+        if len > FRAME_LEN_MAX {
+            return Verdict::Drop(Counter::DropTxTooLong);
+        }
+        let (network, now_s) = (self.network, self.now_s);
+        let switch = self.switch.get_or_insert_with(|| {
+            let mut switch = network.switch();
+            switch.begin_burst(now_s);
+            switch
+        });
+        let verdict = switch.forward(port_id(self.from), head);
+        if let Verdict::Forward(to) = verdict {
+            self.port.recent.remember(head, to, network.losses());
+        }
+        if !self.port.is_known && !matches!(verdict, Verdict::Drop(_)) {
+            self.port.is_known = true;
+            self.met = MacAddr::source_of(head);
+        }
+        match verdict {
+            Verdict::Flood if !self.may_flood(len, asks) => Verdict::Drop(Counter::DropTxFloodLimit),
+            verdict => verdict,
+        }
+    }
+
+    /// Whether a frame may be flooded once more; if so, it is charged for.
+    fn may_flood(&mut self, len: usize, asks: &Offload) -> bool {
+        let segments = if let Offload::Segment(gso) = asks { gso.segments(len) } else { 0 };
+        // As the switch counts: beyond the first copy, which forwarding would make as well.
+        let ports = self.halves.iter().flatten().count();
+        let cost = ports.saturating_sub(2) * (len + segments * SEGMENT_COST);
+        // A long frame on a large network must not be refused for ever, so a burst's first one may go over its bound.
+        let is_first = self.flood_left == FLOOD_COST_PER_BURST_MAX && cost <= FLOOD_COST_PER_FRAME_MAX;
+        if (cost > self.flood_left && !is_first) || !self.port.may_flood(cost, FLOOD_COST_PER_SECOND_MAX, self.now_s) {
+            return false;
+        }
+        self.flood_left = self.flood_left.saturating_sub(cost);
+        true
+    }
+
+    /// Lets go of the switch, counts what has happened to the sender's addresses, and introduces a guest that has sent
+    /// for the first time.
+    fn finish(self) {
+        let Some(mut switch) = self.switch else { return };
+        let from = port_id(self.from);
+        let (evicted, moved) = (switch.take_evictions(from), switch.take_moves(from));
+        drop(switch);
+        let counters = &self.port.shared.counters.owner;
+        counters.add_any(Counter::AddressesEvicted, evicted);
+        counters.add_any(Counter::AddressesMoved, moved);
+        let Some(mac) = self.met else { return };
+        let (number, network) = (self.port.shared.number, self.port.shared.network.as_str());
+        match self.network.meet(self.from, mac) {
             None => tracing::info!(port = number, network, %mac, "the guest sends"),
             Some(twin) => tracing::warn!(
                 port = number,
@@ -136,120 +261,4 @@ impl Network {
             ),
         }
     }
-
-    fn flood(&mut self, from: usize, frame: &Frame<'_>, left: &mut usize, now_s: u32) -> Result<(), Counter> {
-        let receivers = self.ports.iter().flatten().count().saturating_sub(1);
-        let segments = if let Offload::Segment(gso) = frame.offload { gso.segments(frame.bytes.len()) } else { 0 };
-        // As the switch counts: beyond the first copy, which forwarding would make as well.
-        let cost = receivers.saturating_sub(1) * (frame.bytes.len() + segments * SEGMENT_COST);
-        // A long frame on a large network must not be refused for ever, so a burst's first one may go over its bound.
-        let is_first = *left == FLOOD_COST_PER_BURST_MAX && cost <= FLOOD_COST_PER_FRAME_MAX;
-        let Some(port) = &mut self.ports[from] else { return Ok(()) };
-        if (cost > *left && !is_first) || !port.may_flood(cost, FLOOD_COST_PER_SECOND_MAX, now_s) {
-            return Err(Counter::DropTxFloodLimit);
-        }
-        *left = left.saturating_sub(cost);
-        for to in 0..self.ports.len() {
-            if to != from {
-                self.deliver(to, frame);
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives a frame to port `to`, changed as that port needs it, and counts how it ended.
-    fn deliver(&mut self, to: usize, frame: &Frame<'_>) {
-        let Self { ports, unflushed, linear, segment, .. } = self;
-        let Some(port) = ports[to].as_mut() else { return };
-        let Some(index) = choose_receiver(port, frame.head) else {
-            port.shared.counters.count(Counter::DropRxNotReady);
-            return;
-        };
-        if !port.control.filter().accepts(frame.head) {
-            port.shared.counters.count(Counter::DropRxFiltered);
-            return;
-        }
-        if !std::mem::replace(&mut port.slots[index].unflushed, true) {
-            unflushed.push((to, index));
-        }
-        let mut receiver = Receiver { port, index };
-        match frame.offload.fit(receiver.port.negotiated.takes) {
-            Fit::Whole => receiver.put(frame.offload, &frame.bytes),
-            Fit::Complete => {
-                frame.bytes.copy_out(linear);
-                if let Offload::Checksum(at) = frame.offload {
-                    checksum::complete(linear, at);
-                }
-                receiver.port.shared.counters.count(Counter::RxChecksummed);
-                receiver.put(Offload::None, &Bytes::private(linear));
-            }
-            Fit::Segment { partial } => {
-                frame.bytes.copy_out(linear);
-                receiver.port.shared.counters.count(Counter::RxSegmented);
-                if let Offload::Segment(gso) = frame.offload {
-                    segment::segment(linear, &gso, partial, segment, &mut |piece, offload| {
-                        receiver.put(offload, &Bytes::private(piece));
-                    });
-                }
-            }
-        }
-    }
-
-    /// Shows receivers their frames.
-    fn flush(&mut self) {
-        for (to, index) in self.unflushed.drain(..) {
-            let Some(port) = &mut self.ports[to] else { continue };
-            port.slots[index].unflushed = false;
-            if let Ring::Rx(ring) = &mut port.slots[index].ring {
-                let calls = ring.flush();
-                port.shared.counters.add(Counter::Calls, calls);
-            }
-        }
-    }
-}
-
-/// One receive ring, borrowed with its port.
-struct Receiver<'a> {
-    port: &'a mut Port,
-    index: usize,
-}
-
-impl Receiver<'_> {
-    /// Puts one frame into the ring and counts how that ended.
-    fn put(&mut self, offload: Offload, bytes: &Bytes<'_>) {
-        let Ring::Rx(ring) = &mut self.port.slots[self.index].ring else {
-            self.port.shared.counters.count(Counter::DropRxFault);
-            return;
-        };
-        let counters = &self.port.shared.counters;
-        match ring.deliver(offload.header().emit(0), bytes) {
-            Ok(()) => {
-                counters.count(Counter::RxFrames);
-                counters.add(Counter::RxBytes, bytes.len() as u64);
-                if matches!(offload, Offload::Segment(_)) {
-                    counters.count(Counter::RxGsoFrames);
-                }
-            }
-            Err(Refusal::NoBuffer) => counters.count(Counter::DropRxNoBuffer),
-            Err(Refusal::TooBig) => counters.count(Counter::DropRxTooBig),
-            Err(Refusal::Ring(error)) => {
-                counters.count(Counter::DropRxFault);
-                self.port.break_ring(self.index, &error);
-            }
-        }
-    }
-}
-
-/// Which of the port's receive rings a frame goes to: the frames of a flow stay on one, so that they stay in order.
-fn choose_receiver(port: &Port, head: &[u8]) -> Option<usize> {
-    match port.receivers.as_slice() {
-        [] => None,
-        [only] => Some(*only),
-        several => Some(several[flow::flow_hash(head) as usize % several.len()]),
-    }
-}
-
-/// The switch's name for the port in slot `index`, which is below `PORTS_MAX`.
-pub(super) fn port_id(index: usize) -> PortId {
-    PortId(index as u16)
 }

@@ -1,49 +1,47 @@
-//! The worker: one thread that polls rings while there is work and sleeps when there is none.
+//! A worker: a thread that polls rings while there is work and sleeps when there is none.
 //!
-//! Theory of operation. A transmit ring is either polled, and then its guest is told that it need not kick, or armed,
-//! and then its kick descriptor is watched. A kick makes it polled; when it has been empty for [`POLL_IDLE_MAX`] it is
-//! armed again, with one more look after the arming. With no ring polled the worker sleeps in epoll without a timeout,
-//! so a quiet network costs nothing; with some, it still looks at epoll every [`ROUNDS_PER_WAIT`] rounds, and at least
-//! every [`UNSEEN_MAX`], so a kick or a session's message is never starved. A round gives each port with work one
-//! burst, from its rings in turn: a busy guest delays the others by one burst, not more, however many queues it has.
+//! Theory of operation. A network has one worker or several, and each port belongs to one of them. A transmit ring is
+//! either polled, and then its guest is told that it need not kick, or armed, and then its kick descriptor is watched.
+//! A kick makes it polled; when it has been empty for as long as its [`patience`] says it is armed again, with one more
+//! look after the arming. With no ring polled the worker sleeps in epoll without a timeout, so a quiet network costs
+//! nothing; with some, it still looks at epoll every [`ROUNDS_PER_WAIT`] rounds, and at least every [`UNSEEN_MAX_NS`],
+//! so a kick or a session's message is never starved. A round gives each port with work one burst, from its rings in
+//! turn: a busy guest delays the others by one burst, not more, however many queues it has.
 //!
 //! Mail from sessions is applied between rounds, when no pointer into any guest's memory is held: that is the quiescent
-//! point that [`crate::ring::mailbox`] promises.
+//! point that [`crate::ring::mailbox`] promises. The clock is read once a turn.
 
 mod forward;
+mod handle;
+mod mail;
+mod network;
+mod patience;
 mod port;
+mod receiving;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::time::{ClockId, clock_gettime};
 
-use crate::metrics::Counter;
-use crate::ring::mailbox::{Envelope, Mailbox, Message, RingSetup};
+use crate::metrics::{Counter, WorkerCounters};
+use crate::ring::mailbox::Mailbox;
 use crate::ring::{Burst, HEAD_MAX, RingError};
-use crate::switch::PORTS_MAX;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::sigbus;
 
-use forward::{Network, port_id};
+use forward::Forwarder;
+pub use handle::{STOP_MAX_MS, WorkerHandle};
+pub use network::Network;
 use port::{Port, Ring};
 
-/// How long a ring is polled after it was last seen with work.
-const POLL_IDLE_MAX: Duration = Duration::from_micros(50);
-/// How long the end of the process waits for the worker, in milliseconds. It takes far less, unless a frontend has made
-/// a descriptor block that we made non-blocking.
-pub const STOP_MAX_MS: u8 = 30;
 /// Rounds of polling between two looks at what else is ready.
 const ROUNDS_PER_WAIT: u32 = 16;
-/// How long what else is ready may go unseen while bursts are long: a guest that wakes up waits so long, and one burst.
-const UNSEEN_MAX: Duration = Duration::from_micros(100);
+/// How long what else is ready may go unseen while bursts are long, in nanoseconds: a guest that wakes up waits so
+/// long, and one burst.
+const UNSEEN_MAX_NS: u64 = 100_000;
 
 const _: () = assert!(HEAD_MAX >= crate::frame::FRAME_HEAD_MAX, "what is judged is what was copied");
 
@@ -83,53 +81,23 @@ struct Polled {
     port: usize,
     ring: usize,
     /// When it was first seen empty since it last had work.
-    empty_since: Option<Instant>,
+    empty_since_ns: Option<u64>,
     /// Whether it is still to be polled after this round.
     stays: bool,
 }
 
-/// A worker in a thread of its own.
-#[derive(Debug)]
-pub struct WorkerHandle {
-    mailbox: Arc<Mailbox>,
-    stop: Arc<AtomicBool>,
-    ended: Arc<EventFd>,
-    thread: JoinHandle<()>,
-}
-
-impl WorkerHandle {
-    /// Where sessions post.
-    pub fn mailbox(&self) -> Arc<Mailbox> {
-        self.mailbox.clone()
-    }
-
-    /// Readable once the worker has ended, for whatever reason.
-    pub fn ended_fd(&self) -> BorrowedFd<'_> {
-        self.ended.as_fd()
-    }
-
-    /// Ends the worker and waits for it, but not for ever. Sessions that still post are told that it is gone.
-    pub fn stop(self) {
-        self.stop.store(true, Ordering::SeqCst);
-        self.mailbox.ring_bell();
-        let mut ended = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
-        if !matches!(poll(&mut ended, PollTimeout::from(STOP_MAX_MS)), Ok(1)) {
-            return tracing::error!("the worker does not end: a frontend keeps it waiting; ending without it");
-        }
-        if self.thread.join().is_err() {
-            tracing::error!("the worker has panicked; this is a bug");
-        }
-    }
-}
-
-/// What forwards one network's frames.
+/// What forwards the frames of some of a network's ports.
 pub struct Worker {
     mailbox: Arc<Mailbox>,
     stop: Arc<AtomicBool>,
     ended: Arc<EventFd>,
+    counters: Arc<WorkerCounters>,
     poller: Poller,
-    network: Network,
-    /// Where each port is, by [`crate::ring::mailbox::PortShared::number`].
+    network: Arc<Network>,
+    forwarder: Forwarder,
+    /// By place in the network: the ports of this worker.
+    ports: Vec<Option<Port>>,
+    /// Where each of them is, by [`PortShared::number`].
     by_number: HashMap<u32, usize>,
     polled: Vec<Polled>,
     /// Control queues, by port and ring, that have had their turn and may hold more commands.
@@ -137,8 +105,12 @@ pub struct Worker {
     burst: Burst,
     /// [`sigbus::faults`] when it was last looked at.
     faults_seen: u64,
+    /// [`Network::now_ns`] at the end of the last turn.
+    now_ns: u64,
+    /// Whether this turn has found something to do.
+    worked: bool,
     /// When it last looked at what is ready.
-    looked_at: Instant,
+    looked_at_ns: u64,
     /// Rounds so far.
     rounds: u32,
     /// Tokens of what is ready: kept for its capacity only.
@@ -146,28 +118,34 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker without ports. `seed` makes the address table's order unpredictable to guests.
+    /// One more worker of a network, without ports.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn new(seed: u64) -> io::Result<Self> {
+    pub fn new(network: Arc<Network>) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
         let poller = Poller::new()?;
         poller.add(mailbox.wake_fd(), Trigger::Level, Source::Mailbox.token())?;
+        network.enlist(mailbox.clone());
         Ok(Self {
             mailbox,
             stop: Arc::new(AtomicBool::new(false)),
             ended: Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?),
+            counters: Arc::default(),
             poller,
-            network: Network::new(seed),
+            forwarder: Forwarder::new(network.clone()),
+            ports: Vec::new(),
             by_number: HashMap::new(),
             polled: Vec::new(),
             unfinished: Vec::new(),
             burst: Burst::default(),
             faults_seen: sigbus::faults(),
-            looked_at: Instant::now(),
+            now_ns: network.now_ns(),
+            worked: false,
+            looked_at_ns: 0,
             rounds: 0,
             ready: Vec::new(),
+            network,
         })
     }
 
@@ -177,12 +155,13 @@ impl Worker {
     /// When the process is out of threads.
     pub fn spawn(mut self, name: &str) -> io::Result<WorkerHandle> {
         let (mailbox, stop, ended) = (self.mailbox.clone(), self.stop.clone(), self.ended.clone());
+        let counters = self.counters.clone();
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             while !self.stop.load(Ordering::Relaxed) {
                 self.turn();
             }
         })?;
-        Ok(WorkerHandle { mailbox, stop, ended, thread })
+        Ok(WorkerHandle { mailbox, stop, ended, counters, thread })
     }
 
     /// Where sessions post.
@@ -192,11 +171,17 @@ impl Worker {
 
     /// Gives each polled ring one burst; sleeps first while none is polled.
     pub fn turn(&mut self) {
+        self.worked = false;
         if self.polled.is_empty() {
             // Asleep we hold nobody's memory.
             self.burst.release();
-            self.wait(if self.unfinished.is_empty() { -1 } else { 0 });
-        } else if self.rounds.is_multiple_of(ROUNDS_PER_WAIT) || self.looked_at.elapsed() > UNSEEN_MAX {
+            if self.unfinished.is_empty() {
+                self.wait(-1);
+                WorkerCounters::add(&self.counters.wakeups, 1);
+            } else {
+                self.wait(0);
+            }
+        } else if self.rounds.is_multiple_of(ROUNDS_PER_WAIT) || self.now_ns - self.looked_at_ns > UNSEEN_MAX_NS {
             self.wait(0);
         }
         self.rounds = self.rounds.wrapping_add(1);
@@ -204,6 +189,16 @@ impl Worker {
             self.look_at(index, ring);
         }
         self.poll_round();
+        self.account();
+    }
+
+    /// Notes what the turn took.
+    #[inline]
+    fn account(&mut self) {
+        let now_ns = self.network.now_ns();
+        let spent = if self.worked { &self.counters.busy_ns } else { &self.counters.idle_ns };
+        WorkerCounters::add(spent, now_ns - self.now_ns);
+        self.now_ns = now_ns;
     }
 
     /// Handles what is ready, after waiting for it for `timeout_ms`.
@@ -214,25 +209,43 @@ impl Worker {
             tracing::error!("epoll failed: {error}; the worker ends");
             self.stop.store(true, Ordering::SeqCst);
         }
+        if timeout_ms != 0 {
+            // Time asleep is nobody's.
+            self.now_ns = self.network.now_ns();
+        }
+        self.looked_at_ns = self.now_ns;
+        self.worked |= !ready.is_empty();
         for &token in &ready {
             match Source::from_token(token) {
                 Source::Mailbox => self.read_mail(),
-                Source::Kick { port: index, ring } => {
-                    if let Some(port) = &self.network.ports[index] {
-                        port.shared.counters.count(Counter::Kicks);
-                    }
-                    self.look_at(index, ring);
-                }
+                Source::Kick { port: index, ring } => self.take_kick(index, ring),
             }
         }
         self.ready = ready;
-        self.looked_at = Instant::now();
         self.stop_faulted();
+    }
+
+    fn take_kick(&mut self, index: usize, ring: usize) {
+        if let Some(port) = self.port_mut(index) {
+            port.shared.counters.owner.count(Counter::Kicks);
+        }
+        let now_ns = self.now_ns;
+        if let Some(slot) = self.port_mut(index).map(|port| &mut port.slots[ring])
+            && !slot.polled
+        {
+            slot.patience.kicked(now_ns);
+        }
+        self.look_at(index, ring);
+    }
+
+    #[inline]
+    fn port_mut(&mut self, index: usize) -> Option<&mut Port> {
+        self.ports.get_mut(index)?.as_mut()
     }
 
     /// Looks at a ring that has, or may have, been kicked.
     fn look_at(&mut self, index: usize, ring: usize) {
-        let Some(port) = self.network.ports[index].as_mut() else { return };
+        let Some(port) = self.port_mut(index) else { return };
         match &port.slots[ring].ring {
             Ring::Tx(_) => self.poll_ring(index, ring),
             Ring::Control(_) => match port.serve_control(ring) {
@@ -240,27 +253,27 @@ impl Worker {
                 Ok(false) => {}
                 Err(error) => self.break_ring(index, ring, &error),
             },
-            Ring::Rx(_) | Ring::Stopped { .. } | Ring::Broken { .. } => self.ignore_kicks(index, ring),
+            Ring::Rx | Ring::Stopped { .. } | Ring::Broken { .. } => self.ignore_kicks(index, ring),
         }
     }
 
     /// Stops listening to a ring's kicks, so that nobody can wake us with them.
     fn ignore_kicks(&self, index: usize, ring: usize) {
-        if let Some(kick) = self.network.ports[index].as_ref().and_then(|port| port.kick(ring)) {
+        if let Some(kick) = self.ports.get(index).and_then(Option::as_ref).and_then(|port| port.kick(ring)) {
             self.poller.remove(kick);
         }
     }
 
     /// Adds a transmit ring to those that are polled.
     fn poll_ring(&mut self, index: usize, ring: usize) {
-        let Some(port) = self.network.ports[index].as_mut() else { return };
+        let Some(port) = self.port_mut(index) else { return };
         let slot = &mut port.slots[ring];
         if let Ring::Tx(tx) = &slot.ring
             && !slot.polled
         {
             tx.quiet();
             slot.polled = true;
-            self.polled.push(Polled { port: index, ring, empty_since: None, stays: true });
+            self.polled.push(Polled { port: index, ring, empty_since_ns: None, stays: true });
         }
     }
 
@@ -284,7 +297,7 @@ impl Worker {
     /// Gives one ring its burst, if its port has had none in this round. Returns whether it stays polled.
     fn poll_one(&mut self, polled: &mut Polled) -> bool {
         let Polled { port: index, ring, .. } = *polled;
-        let Some(port) = self.network.ports[index].as_mut() else { return false };
+        let Some(Some(port)) = self.ports.get_mut(index) else { return false };
         let slot = &mut port.slots[ring];
         // A ring that was stopped meanwhile, and perhaps started again, is no longer the one that was polled.
         let Ring::Tx(tx) = &mut slot.ring else { return false };
@@ -303,47 +316,54 @@ impl Worker {
             self.stop_faulted();
             return self.stays_polled(polled);
         }
-        polled.empty_since = None;
+        polled.empty_since_ns = None;
         port.served_in = self.rounds;
-        if slot.enabled {
-            self.network.forward(index, &self.burst, now_s());
-        } else {
-            // A disabled ring's frames are taken and discarded (vhost-user specification, ring states).
-            port.shared.counters.add(Counter::TxFrames, self.burst.len() as u64);
-            port.shared.counters.add(Counter::DropTxDisabled, self.burst.len() as u64);
-        }
-        self.complete(index, ring)
+        self.worked = true;
+        self.forward(index, ring)
     }
 
-    /// Returns the burst's buffers to their guest. Returns whether the ring stays polled.
-    fn complete(&mut self, index: usize, ring: usize) -> bool {
+    /// Forwards the burst and returns its buffers to their guest. Returns whether the ring stays polled.
+    fn forward(&mut self, index: usize, ring: usize) -> bool {
+        let frames = self.burst.len() as u64;
+        WorkerCounters::add(&self.counters.packets, frames);
+        WorkerCounters::add(&self.counters.batches, 1);
+        let now_s = (self.now_ns / 1_000_000_000) as u32;
+        let Some(Some(port)) = self.ports.get_mut(index) else { return false };
+        if port.slots[ring].enabled {
+            self.forwarder.forward(index, port, &self.burst, now_s);
+        } else {
+            // A disabled ring's frames are taken and discarded (vhost-user specification, ring states).
+            port.shared.counters.owner.add(Counter::TxFrames, frames);
+            port.shared.counters.owner.add(Counter::DropTxDisabled, frames);
+        }
         self.stop_faulted();
-        let Some(port) = self.network.ports[index].as_mut() else { return false };
+        let Some(Some(port)) = self.ports.get_mut(index) else { return false };
         let Ring::Tx(tx) = &mut port.slots[ring].ring else { return false };
         let called = tx.complete(&self.burst);
-        port.shared.counters.add(Counter::Calls, u64::from(called));
+        port.shared.counters.owner.add_any(Counter::Calls, u64::from(called));
         true
     }
 
     /// What to do with a ring that was found empty: poll on for a while, then arm it.
     fn stays_polled(&mut self, polled: &mut Polled) -> bool {
-        let now = Instant::now();
-        let since = *polled.empty_since.get_or_insert(now);
-        if now.duration_since(since) < POLL_IDLE_MAX {
+        let now_ns = self.now_ns;
+        let since_ns = *polled.empty_since_ns.get_or_insert(now_ns);
+        let Some(port) = self.port_mut(polled.port) else { return false };
+        let slot = &mut port.slots[polled.ring];
+        if now_ns - since_ns < slot.patience.poll_ns() {
             std::hint::spin_loop();
             return true;
         }
-        let Some(port) = self.network.ports[polled.port].as_mut() else { return false };
-        let slot = &mut port.slots[polled.ring];
         let Ring::Tx(tx) = &mut slot.ring else { return false };
         match tx.arm() {
             Ok(false) => {
                 slot.polled = false;
+                slot.patience.armed(since_ns);
                 false
             }
             Ok(true) => {
                 tx.quiet();
-                polled.empty_since = None;
+                polled.empty_since_ns = None;
                 true
             }
             Err(error) => {
@@ -359,101 +379,17 @@ impl Worker {
         let faults = sigbus::faults();
         if faults != self.faults_seen {
             self.faults_seen = faults;
-            self.network.ports.iter_mut().flatten().filter(|port| port.memory_faulted()).for_each(Port::break_memory);
+            self.ports.iter_mut().flatten().filter(|port| port.memory_faulted()).for_each(Port::break_memory);
+            // It may have been another worker's port, and that worker asleep.
+            self.network.ring_bells();
         }
     }
 
     fn break_ring(&mut self, index: usize, ring: usize, error: &RingError) {
         self.ignore_kicks(index, ring);
-        if let Some(port) = self.network.ports[index].as_mut() {
+        if let Some(port) = self.port_mut(index) {
             port.break_ring(ring, error);
         }
-    }
-
-    fn read_mail(&mut self) {
-        // The quiescent point: after this line nothing of a guest's is in use.
-        self.burst.release();
-        for envelope in self.mailbox.take() {
-            self.apply(envelope);
-        }
-        self.stop_faulted();
-    }
-
-    fn apply(&mut self, envelope: Envelope) {
-        let (number, message, reply) = envelope.open();
-        let mut next_avail = 0;
-        if let Message::Attach(shared) = message {
-            self.attach(number, Port::new(shared));
-        } else if let Some(&index) = self.by_number.get(&number) {
-            next_avail = self.apply_to(index, message);
-        }
-        reply.send(next_avail);
-    }
-
-    /// Applies a message to a port that exists.
-    fn apply_to(&mut self, index: usize, message: Message) -> u16 {
-        let Some(port) = self.network.ports[index].as_mut() else { return 0 };
-        match message {
-            Message::Attach(_) => {}
-            Message::Features(features) => port.set_features(features),
-            Message::Memory(mem) => port.set_memory(mem),
-            Message::RingStart { index: ring, setup } => self.start_ring(index, ring, setup),
-            Message::RingCall { index: ring, call } if ring < port.slots.len() => port.set_call(ring, call),
-            Message::RingEnable { index: ring, on } if ring < port.slots.len() => port.enable(ring, on),
-            Message::RingStop { index: ring } => return self.stop_ring(index, ring),
-            Message::RingCall { .. } | Message::RingEnable { .. } => {}
-            Message::Detach => self.detach(index),
-        }
-        0
-    }
-
-    fn attach(&mut self, number: u32, port: Port) {
-        let free = self.network.ports.iter().position(Option::is_none);
-        let index = free.unwrap_or(self.network.ports.len());
-        if index >= PORTS_MAX {
-            tracing::warn!(port = number, "not attached: the network has {PORTS_MAX} ports already");
-            return;
-        }
-        if free.is_none() {
-            self.network.ports.push(None);
-        }
-        self.network.ports[index] = Some(port);
-        // False only for a port that is there already, and this place was free.
-        let _ = self.network.switch.add_port(port_id(index));
-        self.by_number.insert(number, index);
-    }
-
-    fn detach(&mut self, index: usize) {
-        let rings = self.network.ports[index].as_ref().map_or(0, |port| port.slots.len());
-        for ring in 0..rings {
-            self.stop_ring(index, ring);
-        }
-        let _ = self.network.switch.remove_port(port_id(index));
-        if let Some(port) = self.network.ports[index].take() {
-            self.by_number.remove(&port.shared.number);
-        }
-    }
-
-    fn start_ring(&mut self, index: usize, ring: usize, setup: RingSetup) {
-        self.stop_ring(index, ring);
-        let Some(port) = self.network.ports[index].as_mut().filter(|port| ring < port.slots.len()) else { return };
-        port.start(ring, setup);
-        if !matches!(port.slots[ring].ring, Ring::Tx(_) | Ring::Control(_)) {
-            return;
-        }
-        let Some(kick) = port.kick(ring) else { return };
-        if let Err(error) = self.poller.add(kick, Trigger::Edge, Source::Kick { port: index, ring }.token()) {
-            tracing::warn!(port = port.shared.number, ring, "the ring's kick cannot be watched: {error}");
-        }
-        // The guest may have made buffers available, and kicked, before we listened.
-        self.look_at(index, ring);
-    }
-
-    fn stop_ring(&mut self, index: usize, ring: usize) -> u16 {
-        self.ignore_kicks(index, ring);
-        self.polled.retain(|polled| (polled.port, polled.ring) != (index, ring));
-        let port = self.network.ports[index].as_mut().filter(|port| ring < port.slots.len());
-        port.map_or(0, |port| port.stop(ring))
     }
 }
 
@@ -466,19 +402,14 @@ impl Drop for Worker {
     }
 }
 
-/// Seconds of a monotonic clock, cheap and coarse: what ageing needs.
-fn now_s() -> u32 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |time| time.tv_sec() as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::mailbox::PortMailbox;
+    use crate::ring::mailbox::{Message, PortMailbox};
 
     #[test]
     fn the_end_of_a_worker_is_heard_by_all_who_wait() {
-        let worker = Worker::new(0).unwrap().spawn("worker-test").unwrap();
+        let worker = Worker::new(Network::new(0)).unwrap().spawn("worker-test").unwrap();
         let poller = Poller::new().unwrap();
         poller.add(worker.ended_fd(), Trigger::Level, 7).unwrap();
         let mut tokens = Vec::new();

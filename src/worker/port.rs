@@ -1,9 +1,9 @@
-//! A port as its worker sees it: the guest's memory, its rings, and what it has negotiated.
+//! A port as the worker that owns it sees it: the guest's memory, its rings, and what it has negotiated.
 //!
 //! Theory of operation. A session's messages change a port between two bursts (see [`crate::ring::mailbox`]). A ring is
 //! started and enabled independently; frames go only to receive rings that are both, on pairs that the guest has
-//! enabled, and [`Port::receivers`] lists those. A ring that lies is `Broken`: nothing touches it until the guest
-//! resets it, that is until the session stops or starts it anew.
+//! enabled. A ring that lies is `Broken`: nothing touches it until the guest resets it, that is until the session stops
+//! or starts it anew. Receive rings are not in here but in the port's [`ReceivingHalf`], which other workers use too.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,8 +12,12 @@ use crate::frame::ethernet::MacAddr;
 use crate::metrics::Counter;
 use crate::ring::mailbox::{PortShared, RingSetup, STATUS_ANNOUNCE, STATUS_LINK_UP};
 use crate::ring::{ControlRing, GuestMem, RingError, RingOptions, RxRing, TxRing, signal};
+use crate::switch::Recent;
 use crate::vhost::control_queue::{ControlQueue, Effect};
 use crate::vhost::features::{Negotiated, RINGS_MAX, control_ring_index};
+
+use super::patience::Patience;
+use super::receiving::ReceivingHalf;
 
 /// What a ring is for, and whether it runs.
 #[derive(Debug)]
@@ -24,8 +28,8 @@ pub(super) enum Ring {
     Broken { next_avail: u16 },
     /// Frames that the guest sends.
     Tx(TxRing),
-    /// Frames for the guest.
-    Rx(RxRing),
+    /// Frames for the guest: the ring is in the receiving half.
+    Rx,
     /// Commands.
     Control(ControlRing),
 }
@@ -41,8 +45,8 @@ pub(super) struct Slot {
     err: Option<OwnedFd>,
     /// Whether the worker polls the ring, so that it need not be kicked.
     pub(super) polled: bool,
-    /// Whether the burst that is being forwarded has frames for it that the guest has not been told of.
-    pub(super) unflushed: bool,
+    /// How long it is polled after it was last seen with work.
+    pub(super) patience: Patience,
 }
 
 impl Slot {
@@ -53,16 +57,7 @@ impl Slot {
             kick: None,
             err: None,
             polled: false,
-            unflushed: false,
-        }
-    }
-
-    fn next_avail(&self) -> u16 {
-        match &self.ring {
-            Ring::Stopped { next_avail } | Ring::Broken { next_avail } => *next_avail,
-            Ring::Tx(ring) => ring.next_avail(),
-            Ring::Rx(ring) => ring.next_avail(),
-            Ring::Control(ring) => ring.next_avail(),
+            patience: Patience::default(),
         }
     }
 }
@@ -74,11 +69,11 @@ pub(super) struct Port {
     pub(super) negotiated: Negotiated,
     mem: Option<Arc<GuestMem>>,
     pub(super) slots: Vec<Slot>,
-    /// Receive rings that frames may go to.
-    pub(super) receivers: Vec<usize>,
-    pub(super) control: ControlQueue,
-    /// The first unicast source that the guest has sent from: its own address, as far as anyone can tell.
-    pub(super) mac: Option<MacAddr>,
+    pub(super) half: Arc<ReceivingHalf>,
+    /// Where its frames went lately.
+    pub(super) recent: Recent,
+    /// Whether the guest has sent from an address of its own.
+    pub(super) is_known: bool,
     /// The worker's round in which it last had a burst.
     pub(super) served_in: u32,
     /// A second, and what flooding has cost in it.
@@ -86,15 +81,15 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn new(shared: Arc<PortShared>) -> Self {
+    pub(super) fn new(shared: Arc<PortShared>, half: Arc<ReceivingHalf>) -> Self {
         Self {
             shared,
             negotiated: Negotiated::new(0),
             mem: None,
             slots: (0..RINGS_MAX).map(|_| Slot::new()).collect(),
-            receivers: Vec::new(),
-            control: ControlQueue::default(),
-            mac: None,
+            half,
+            recent: Recent::default(),
+            is_known: false,
             served_in: 0,
             flooded: (0, 0),
         }
@@ -114,6 +109,7 @@ impl Port {
 
     pub(super) fn set_features(&mut self, features: u64) {
         self.negotiated = Negotiated::new(features);
+        self.half.lock().takes = self.negotiated.takes;
     }
 
     /// Replaces the memory and moves every running ring to it. Rings that do not lie in the new memory break.
@@ -124,7 +120,7 @@ impl Port {
                 (Ring::Stopped { .. } | Ring::Broken { .. }, _) => Ok(()),
                 (_, None) => Err(RingError::NoMemory),
                 (Ring::Tx(ring), Some(mem)) => ring.rebase(mem),
-                (Ring::Rx(ring), Some(mem)) => ring.rebase(mem),
+                (Ring::Rx, Some(mem)) => self.half.lock().rebase(index / 2, mem),
                 (Ring::Control(ring), Some(mem)) => ring.rebase(mem),
             };
             if let Err(error) = rebased {
@@ -144,7 +140,7 @@ impl Port {
             Ok(ring) => {
                 if matches!(ring, Ring::Control(_)) {
                     let own = MacAddr(self.shared.mac);
-                    self.control = ControlQueue::started(own, self.negotiated.ctrl_vlan);
+                    self.half.lock().control = ControlQueue::started(own, self.negotiated.ctrl_vlan);
                 }
                 slot.ring = ring;
                 slot.polled = false;
@@ -169,7 +165,9 @@ impl Port {
         Ok(if control_ring_index(negotiated) == Some(index) {
             Ring::Control(ControlRing::new(mem, setup, options)?)
         } else if index.is_multiple_of(2) {
-            Ring::Rx(RxRing::new(mem, setup, options, header_len, negotiated.mergeable)?)
+            let ring = RxRing::new(mem, setup, options, header_len, negotiated.mergeable)?;
+            self.half.lock().start(index / 2, ring);
+            Ring::Rx
         } else {
             Ring::Tx(TxRing::new(mem, setup, options, header_len, negotiated.sends.any())?)
         })
@@ -177,18 +175,28 @@ impl Port {
 
     /// Stops ring `index` and returns its next available entry. The caller has ceased to watch its kick.
     pub(super) fn stop(&mut self, index: usize) -> u16 {
+        let next_avail = self.halt(index);
         let slot = &mut self.slots[index];
-        let next_avail = slot.next_avail();
         slot.ring = Ring::Stopped { next_avail };
         slot.kick = None;
         slot.err = None;
         slot.polled = false;
         if control_ring_index(&self.negotiated) == Some(index) {
             // The driver is gone, and with it what it wished for.
-            self.control = ControlQueue::default();
+            self.half.lock().control = ControlQueue::default();
         }
         self.update_receivers();
         next_avail
+    }
+
+    /// Has ring `index` touched no more, and returns its next available entry.
+    fn halt(&self, index: usize) -> u16 {
+        match &self.slots[index].ring {
+            Ring::Stopped { next_avail } | Ring::Broken { next_avail } => *next_avail,
+            Ring::Tx(ring) => ring.next_avail(),
+            Ring::Rx => self.half.lock().stop(index / 2),
+            Ring::Control(ring) => ring.next_avail(),
+        }
     }
 
     pub(super) fn enable(&mut self, index: usize, on: bool) {
@@ -199,7 +207,7 @@ impl Port {
     pub(super) fn set_call(&mut self, index: usize, call: Option<OwnedFd>) {
         match &mut self.slots[index].ring {
             Ring::Tx(ring) => ring.set_call(call),
-            Ring::Rx(ring) => ring.set_call(call),
+            Ring::Rx => self.half.lock().set_call(index / 2, call),
             Ring::Control(ring) => ring.set_call(call),
             Ring::Stopped { .. } | Ring::Broken { .. } => {}
         }
@@ -219,7 +227,7 @@ impl Port {
         }
         self.stop_all();
         signal(self.slots[index].err.as_ref());
-        self.shared.counters.count(Counter::RingErrors);
+        self.shared.counters.owner.count(Counter::RingErrors);
         self.shared.change_status(0, STATUS_LINK_UP);
         self.update_receivers();
         tracing::warn!(
@@ -232,13 +240,19 @@ impl Port {
 
     /// Stops every ring that runs, until the session stops it or starts it anew.
     fn stop_all(&mut self) {
-        for slot in &mut self.slots {
-            if !matches!(slot.ring, Ring::Stopped { .. }) {
-                slot.ring = Ring::Broken { next_avail: slot.next_avail() };
+        for index in 0..self.slots.len() {
+            if !matches!(self.slots[index].ring, Ring::Stopped { .. }) {
+                self.slots[index].ring = Ring::Broken { next_avail: self.halt(index) };
             }
-            slot.polled = false;
+            self.slots[index].polled = false;
         }
-        self.receivers.clear();
+    }
+
+    /// A worker has found out that receive ring `index` lies. It may have been stopped since.
+    pub(super) fn hear_of_lie(&mut self, index: usize, error: &RingError) {
+        if matches!(self.slots[index].ring, Ring::Rx) && self.half.lock().has_lied(index / 2) {
+            self.break_ring(index, error);
+        }
     }
 
     /// Whether the memory behind the port has gone away, and it has not been stopped for that yet.
@@ -250,7 +264,7 @@ impl Port {
     pub(super) fn break_memory(&mut self) {
         self.mem = None;
         self.stop_all();
-        self.shared.counters.count(Counter::MemoryFaults);
+        self.shared.counters.owner.count(Counter::MemoryFaults);
         self.shared.change_status(0, STATUS_LINK_UP);
         tracing::warn!(
             port = self.shared.number,
@@ -265,8 +279,11 @@ impl Port {
         let Ring::Control(ring) = &mut self.slots[index].ring else { return Ok(false) };
         let mut served = 0;
         loop {
-            let (control, mut effect) = (&mut self.control, Effect::None);
-            while served < CONTROL_COMMANDS_MAX && ring.serve_one(|command| control.serve(command, &mut effect))? {
+            let (half, mut effect) = (&self.half, Effect::None);
+            // Locked for one command at a time: frames for the guest do not wait for all of them.
+            while served < CONTROL_COMMANDS_MAX
+                && ring.serve_one(|command| half.lock().control.serve(command, &mut effect))?
+            {
                 served += 1;
             }
             match effect {
@@ -278,27 +295,20 @@ impl Port {
             }
         }
         let calls = u64::from(ring.flush());
-        self.shared.counters.add(Counter::Calls, calls);
-        self.shared.counters.add(Counter::ControlCommands, served);
+        self.shared.counters.owner.add(Counter::Calls, calls);
+        self.shared.counters.owner.add(Counter::ControlCommands, served);
         self.update_receivers();
         Ok(served == CONTROL_COMMANDS_MAX)
     }
 
-    /// Pairs that the guest has asked for on its control queue, where that queue is ours to serve.
-    fn pairs_limit(&self) -> usize {
+    fn update_receivers(&mut self) {
+        let mut receiving = self.half.lock();
+        // Pairs that the guest has asked for on its control queue, where that queue is ours to serve.
         let served_here = control_ring_index(&self.negotiated)
             .is_some_and(|index| matches!(self.slots[index].ring, Ring::Control(_)));
-        if served_here { usize::from(self.control.pairs()) } else { usize::MAX }
-    }
-
-    fn update_receivers(&mut self) {
-        let limit = self.pairs_limit();
-        self.receivers.clear();
-        for (index, slot) in self.slots.iter().enumerate() {
-            if slot.enabled && matches!(slot.ring, Ring::Rx(_)) && index / 2 < limit {
-                self.receivers.push(index);
-            }
-        }
+        let limit = if served_here { usize::from(receiving.control.pairs()) } else { usize::MAX };
+        let rings = self.slots.iter().enumerate().filter(|(_, slot)| slot.enabled && matches!(slot.ring, Ring::Rx));
+        receiving.set_ready(rings.map(|(index, _)| index / 2).filter(|&pair| pair < limit));
     }
 }
 

@@ -72,6 +72,7 @@ fn describe(message: &Message) -> String {
         ),
         Message::RingCall { index, call } => format!("RingCall {index} call={}", call.is_some()),
         Message::RingEnable { index, on } => format!("RingEnable {index} on={on}"),
+        Message::RingLied { index, .. } => format!("RingLied {index}"),
         Message::RingStop { index } => format!("RingStop {index}"),
         Message::Detach => "Detach".to_owned(),
     }

@@ -1,0 +1,311 @@
+//! The receiving half of a port: what any worker may give frames to.
+//!
+//! Theory of operation. A port's worker owns its receiving half as it owns the rest, but lends it: whoever has frames
+//! for the guest locks the half, puts in what is for it of one burst, tells the guest once, and lets go. The owner
+//! changes it (rings that start and stop, memory, the guest's filter) under the same lock, so after a change nobody
+//! uses what was there before.
+//!
+//! A ring that lies is shut at once by whoever finds out, and the owner is told by mail; to stop the port is the
+//! owner's business.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::frame::offload::{Fit, Offload, Offloads};
+use crate::frame::{checksum, flow, segment};
+use crate::metrics::{Counter, Counters};
+use crate::ring::mailbox::{Mailbox, Message, PortShared};
+use crate::ring::{BURST_FRAMES_MAX, Burst, Bytes, GuestMem, Refusal, RingError, RxRing};
+use crate::vhost::control_queue::ControlQueue;
+use crate::vhost::features::RINGS_MAX;
+
+/// What each frame of a burst asks for.
+pub(super) type Judged = [Offload; BURST_FRAMES_MAX];
+
+/// Private memory for frames that must be changed for a receiver.
+#[derive(Default)]
+pub(super) struct Workshop {
+    linear: Vec<u8>,
+    segment: segment::Scratch,
+}
+
+/// A receive ring's place.
+#[derive(Debug)]
+enum Place {
+    /// Not running. Remembers where it stopped.
+    Stopped { next_avail: u16 },
+    /// It has lied, and the owner is going to stop the port.
+    Lied { next_avail: u16 },
+    /// Running.
+    Ring(Box<RxRing>),
+}
+
+/// See the module's theory of operation.
+#[derive(Debug)]
+pub(super) struct ReceivingHalf {
+    shared: Arc<PortShared>,
+    owner: Arc<Mailbox>,
+    state: Mutex<Receiving>,
+}
+
+/// The half while it is locked.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    /// By pair.
+    rings: Vec<Place>,
+    /// Pairs whose rings frames may go to.
+    ready: Vec<usize>,
+    /// What the guest takes.
+    pub(super) takes: Offloads,
+    pub(super) control: ControlQueue,
+}
+
+/// What became of the frames of one burst.
+#[derive(Default)]
+struct Tally {
+    frames: u64,
+    bytes: u64,
+    gso: u64,
+    segmented: u64,
+    checksummed: u64,
+    no_buffer: u64,
+    too_big: u64,
+    fault: u64,
+    calls: u64,
+    lie: Option<RingError>,
+}
+
+impl ReceivingHalf {
+    /// The half of a port that the worker with this mailbox owns.
+    pub(super) fn new(shared: Arc<PortShared>, owner: Arc<Mailbox>) -> Self {
+        let rings = (0..RINGS_MAX / 2).map(|_| Place::Stopped { next_avail: 0 }).collect();
+        let (takes, control) = (Offloads::default(), ControlQueue::default());
+        Self { shared, owner, state: Mutex::new(Receiving { rings, ready: Vec::new(), takes, control }) }
+    }
+
+    /// The port's number.
+    pub(super) fn number(&self) -> u32 {
+        self.shared.number
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Receiving> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the guest the frames of a burst that `wanted` has bits for, changed as it needs them, and counts how each
+    /// ended.
+    pub(super) fn give(&self, burst: &Burst, wanted: u32, judged: &Judged, workshop: &mut Workshop) {
+        let counters = &self.shared.counters.giver;
+        let mut receiving = self.lock();
+        let accepted = receiving.filter(burst, wanted);
+        counters.add_any(Counter::DropRxFiltered, u64::from((wanted & !accepted).count_ones()));
+        match *receiving.ready.as_slice() {
+            [] => counters.add_any(Counter::DropRxNotReady, u64::from(accepted.count_ones())),
+            [only] => self.give_ring(&mut receiving, only, burst, accepted, judged, workshop),
+            _ => {
+                for (pair, frames) in receiving.spread(burst, accepted) {
+                    self.give_ring(&mut receiving, pair, burst, frames, judged, workshop);
+                }
+            }
+        }
+    }
+
+    fn give_ring(
+        &self,
+        receiving: &mut Receiving,
+        pair: usize,
+        burst: &Burst,
+        frames: u32,
+        judged: &Judged,
+        workshop: &mut Workshop,
+    ) {
+        let counters = &self.shared.counters.giver;
+        let Place::Ring(ring) = &mut receiving.rings[pair] else {
+            return counters.add(Counter::DropRxFault, u64::from(frames.count_ones()));
+        };
+        let mut tally = Tally::default();
+        let mut left = frames;
+        while left != 0 && tally.lie.is_none() {
+            let i = left.trailing_zeros() as usize;
+            left &= left - 1;
+            match judged[i] {
+                Offload::None => tally.put(ring, Offload::None, &burst.bytes(i)),
+                offload => tally.put_offloaded(ring, offload, &burst.bytes(i), receiving.takes, workshop),
+            }
+        }
+        tally.fault += u64::from(left.count_ones());
+        tally.calls = ring.flush();
+        tally.count(counters);
+        if let Some(error) = tally.lie {
+            receiving.shut(pair);
+            self.owner.report(self.shared.number, Message::RingLied { index: 2 * pair, error });
+        }
+    }
+}
+
+impl Receiving {
+    /// A ring starts.
+    pub(super) fn start(&mut self, pair: usize, ring: RxRing) {
+        self.rings[pair] = Place::Ring(Box::new(ring));
+    }
+
+    /// A ring stops. Returns the next available entry.
+    pub(super) fn stop(&mut self, pair: usize) -> u16 {
+        let next_avail = self.next_avail(pair);
+        self.rings[pair] = Place::Stopped { next_avail };
+        self.ready.retain(|&ready| ready != pair);
+        next_avail
+    }
+
+    /// Where a ring is, or has stopped.
+    pub(super) fn next_avail(&self, pair: usize) -> u16 {
+        match &self.rings[pair] {
+            Place::Stopped { next_avail } | Place::Lied { next_avail } => *next_avail,
+            Place::Ring(ring) => ring.next_avail(),
+        }
+    }
+
+    /// Whether a ring has lied and the port has not been stopped for it yet.
+    pub(super) fn has_lied(&self, pair: usize) -> bool {
+        matches!(self.rings[pair], Place::Lied { .. })
+    }
+
+    /// Moves a ring to a new snapshot of the guest's memory.
+    pub(super) fn rebase(&mut self, pair: usize, mem: Arc<GuestMem>) -> Result<(), RingError> {
+        if let Place::Ring(ring) = &mut self.rings[pair] { ring.rebase(mem) } else { Ok(()) }
+    }
+
+    pub(super) fn set_call(&mut self, pair: usize, call: Option<OwnedFd>) {
+        if let Place::Ring(ring) = &mut self.rings[pair] {
+            ring.set_call(call);
+        }
+    }
+
+    /// Frames go to the rings of these pairs that run.
+    pub(super) fn set_ready(&mut self, pairs: impl Iterator<Item = usize>) {
+        self.ready.clear();
+        self.ready.extend(pairs.filter(|&pair| matches!(self.rings[pair], Place::Ring(_))));
+    }
+
+    fn shut(&mut self, pair: usize) {
+        self.rings[pair] = Place::Lied { next_avail: self.next_avail(pair) };
+        self.ready.clear();
+    }
+
+    /// The frames among `wanted` that the guest wants too.
+    #[inline]
+    fn filter(&self, burst: &Burst, wanted: u32) -> u32 {
+        let filter = self.control.filter();
+        if filter.accepts_all() {
+            return wanted;
+        }
+        bits(wanted).filter(|&i| filter.accepts(burst.head(i))).fold(0, |accepted, i| accepted | 1 << i)
+    }
+
+    /// Which ring each frame goes to: those of a flow stay on one, so that they stay in order.
+    fn spread(&self, burst: &Burst, frames: u32) -> impl Iterator<Item = (usize, u32)> + use<> {
+        let mut chosen = [0_u32; RINGS_MAX / 2];
+        for i in bits(frames) {
+            chosen[self.ready[flow::flow_hash(burst.head(i)) as usize % self.ready.len()]] |= 1 << i;
+        }
+        chosen.into_iter().enumerate().filter(|&(_, frames)| frames != 0)
+    }
+}
+
+impl Tally {
+    /// Puts one frame into the ring.
+    #[inline(always)]
+    fn put(&mut self, ring: &mut RxRing, offload: Offload, bytes: &Bytes<'_>) {
+        debug_assert!(self.lie.is_none(), "the same entry is never tried again");
+        match ring.deliver(offload.header().emit(0), bytes) {
+            Ok(()) => {
+                self.frames += 1;
+                self.bytes += bytes.len() as u64;
+            }
+            Err(refusal) => self.refuse(refusal),
+        }
+    }
+
+    #[cold]
+    fn refuse(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::NoBuffer => self.no_buffer += 1,
+            Refusal::TooBig => self.too_big += 1,
+            Refusal::Ring(error) => {
+                self.fault += 1;
+                self.lie = Some(error);
+            }
+        }
+    }
+
+    /// Puts a frame that asks for an offload into the ring: as it is, or with the work done that the guest leaves to us.
+    #[inline(never)]
+    fn put_offloaded(
+        &mut self,
+        ring: &mut RxRing,
+        offload: Offload,
+        bytes: &Bytes<'_>,
+        takes: Offloads,
+        workshop: &mut Workshop,
+    ) {
+        let Workshop { linear, segment } = workshop;
+        let before = self.frames;
+        match offload.fit(takes) {
+            Fit::Whole => {
+                self.put(ring, offload, bytes);
+                if matches!(offload, Offload::Segment(_)) {
+                    self.gso += self.frames - before;
+                }
+            }
+            Fit::Complete => {
+                bytes.copy_out(linear);
+                if let Offload::Checksum(at) = offload {
+                    checksum::complete(linear, at);
+                }
+                self.checksummed += 1;
+                self.put(ring, Offload::None, &Bytes::private(linear));
+            }
+            Fit::Segment { partial } => {
+                bytes.copy_out(linear);
+                self.segmented += 1;
+                if let Offload::Segment(gso) = offload {
+                    segment::segment(linear, &gso, partial, segment, &mut |piece, offload| {
+                        if self.lie.is_none() {
+                            self.put(ring, offload, &Bytes::private(piece));
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    fn count(&self, counters: &Counters) {
+        counters.add(Counter::RxFrames, self.frames);
+        counters.add(Counter::RxBytes, self.bytes);
+        let rare = [
+            (Counter::RxGsoFrames, self.gso),
+            (Counter::RxSegmented, self.segmented),
+            (Counter::RxChecksummed, self.checksummed),
+            (Counter::DropRxNoBuffer, self.no_buffer),
+            (Counter::DropRxTooBig, self.too_big),
+            (Counter::DropRxFault, self.fault),
+            (Counter::Calls, self.calls),
+        ];
+        for (counter, n) in rare {
+            counters.add_any(counter, n);
+        }
+    }
+}
+
+/// The places of the bits that are set, lowest first.
+#[inline(always)]
+pub(super) fn bits(mut set: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if set == 0 {
+            return None;
+        }
+        let lowest = set.trailing_zeros() as usize;
+        set &= set - 1;
+        Some(lowest)
+    })
+}
