@@ -17,8 +17,9 @@ fn main() {
     let mut frame = [&mac(1)[..], &mac(0), &[0x88, 0xb5]].concat();
     frame.resize(64, 0x5a);
     bed.load(0, &[0; 12], &frame);
-    for _ in 0..bursts {
-        bed.send(0, 32);
+    bed.send(0, 32);
+    for _ in 1..bursts {
+        bed.send_on(0, 32);
     }
     assert_eq!(bed.received(1), 1u16.wrapping_add(bursts.wrapping_mul(32)), "all arrive");
 }

@@ -186,7 +186,9 @@ struct SpeedFlags {
 struct StatsFlags {
     /// Write the counters of every port as lines of JSON to FILE, or to the standard output when FILE is -
     ///
-    /// Each worker's time is there too: busy_ns divided by packets is what a frame costs, in nanoseconds. A file is appended to. With -, everything else that is meant to be read goes to the standard error.
+    /// Each worker's time is there too: busy_ns divided by packets is what a frame costs, in nanoseconds.
+    ///
+    /// A file is appended to. With -, everything else that is meant to be read goes to the standard error.
     #[arg(long, value_name = "FILE")]
     stats: Option<OsString>,
     /// Seconds between two lines of statistics

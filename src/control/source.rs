@@ -7,7 +7,8 @@ pub(super) enum Source {
     Signals,
     /// A session has ended; its port's number waits in `ports`.
     SessionEnded,
-    /// A worker has ended, and its ports' frames move no more: so must we end, for whoever started us to start us again.
+    /// A worker has ended, and its ports' frames move no more: so must we end, for whoever started us to start us
+    /// again.
     WorkerEnded,
     /// VMs wait to be accepted on the listener with this index. Not waited for while it is paused.
     Listener(u32),

@@ -51,7 +51,7 @@ impl ControlRing {
             return Err(RingError::ControlShape("without room for the answer"));
         }
         let mut command = Vec::new();
-        Bytes::guest(&[], &readable, len).copy_out(&mut command);
+        Bytes::guest(&[], Span::EMPTY, &readable, len).copy_out(&mut command);
         let ack = serve(&command);
         scatter(&[ack], &Bytes::private(&[]), &writable);
         self.ring.push_used(head, 1);

@@ -13,6 +13,9 @@ pub(super) const HEAD_PLAIN: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes<'a> {
     head: &'a [u8],
+    /// What follows the head, if that is in one piece.
+    next: Span,
+    /// What follows.
     rest: &'a [Span],
     len: usize,
 }
@@ -20,13 +23,20 @@ pub struct Bytes<'a> {
 impl<'a> Bytes<'a> {
     /// A frame that is wholly in private memory.
     pub fn private(frame: &'a [u8]) -> Self {
-        Self { head: frame, rest: &[], len: frame.len() }
+        Self { head: frame, next: Span::EMPTY, rest: &[], len: frame.len() }
     }
 
-    /// `rest` holds `len - head.len()` bytes of mapped guest memory, at least as long as `'a`.
-    pub(super) fn guest(head: &'a [u8], rest: &'a [Span], len: usize) -> Self {
-        debug_assert_eq!(len, head.len() + rest.iter().map(|s| s.len).sum::<usize>());
-        Self { head, rest, len }
+    /// `next` and `rest` hold `len - head.len()` bytes of mapped guest memory, at least as long as `'a`.
+    #[inline(always)]
+    pub(super) fn guest(head: &'a [u8], next: Span, rest: &'a [Span], len: usize) -> Self {
+        debug_assert_eq!(len, head.len() + next.len + rest.iter().map(|s| s.len).sum::<usize>());
+        Self { head, next, rest, len }
+    }
+
+    /// What follows the head, in order.
+    #[inline(always)]
+    fn spans(&self) -> impl Iterator<Item = Span> + use<'a> {
+        [self.next].into_iter().filter(|span| span.len > 0).chain(self.rest.iter().copied())
     }
 
     /// Length in bytes.
@@ -45,7 +55,7 @@ impl<'a> Bytes<'a> {
         out.clear();
         out.reserve(self.len);
         out.extend_from_slice(self.head);
-        for span in self.rest {
+        for span in self.spans() {
             let at = out.len();
             // SAFETY: the span is mapped guest memory, `out` has `len` bytes reserved of which this span is a part (see
             // `guest`), and private memory does not overlap a guest's. All bytes below the new length are written.
@@ -69,6 +79,15 @@ pub(super) fn copy_front<const N: usize>(span: Span, out: &mut [u8; N]) -> bool 
     true
 }
 
+/// The same for a head of one cache line, where the span is known to be as long.
+#[inline(always)]
+pub(super) fn copy_line<const N: usize>(span: Span, out: &mut [u8; N]) {
+    const { assert!(N >= HEAD_PLAIN) };
+    debug_assert!(span.len >= HEAD_PLAIN);
+    // SAFETY: as in `copy_front`.
+    unsafe { std::ptr::copy_nonoverlapping(span.ptr, out.as_mut_ptr(), HEAD_PLAIN) };
+}
+
 /// What was copied is what is judged: the compiler must not read the guest's memory again in its place.
 #[inline(always)]
 pub(super) fn what_is_copied_stays() {
@@ -76,10 +95,10 @@ pub(super) fn what_is_copied_stays() {
 }
 
 /// Writes `header` and then `bytes` to the front of `to`, which must hold as many.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn fill(header: &[u8], bytes: &Bytes<'_>, to: Span) {
     debug_assert!(to.len >= header.len() + bytes.len);
-    let Bytes { head, rest, .. } = bytes;
+    let head = bytes.head;
     // SAFETY: header, head and rest are `header.len() + bytes.len` bytes together (see `guest` and `private`), which
     // the caller says `to` holds, so every write stays inside `to`, which is mapped guest memory. Header and head are
     // private memory, which overlaps no guest's; the rest may be of the same guest, so that copy may overlap.
@@ -88,7 +107,39 @@ pub(super) fn fill(header: &[u8], bytes: &Bytes<'_>, to: Span) {
         let mut at = to.ptr.add(header.len());
         copy_usual::<HEAD_PLAIN>(head, at);
         at = at.add(head.len());
-        for span in *rest {
+        for span in bytes.spans() {
+            std::ptr::copy(span.ptr, at, span.len);
+            at = at.add(span.len);
+        }
+    }
+}
+
+/// Writes the first line of a frame that leaves nothing to its receiver to the front of `to`, which must hold as many
+/// bytes: without a call, since many frames are no longer.
+#[inline(always)]
+pub(super) fn fill_plain(header_len: usize, line: &[u8; HEAD_PLAIN], to: Span) {
+    debug_assert!((header_len == 10 || header_len == 12) && to.len >= header_len + HEAD_PLAIN);
+    // SAFETY: `to` holds as many bytes, as the caller says; the line is private memory, which overlaps no guest's.
+    unsafe {
+        to.ptr.cast::<[u8; 8]>().write_unaligned([0; 8]);
+        if header_len == 12 {
+            // `num_buffers`, behind two bytes of `csum_offset`.
+            to.ptr.add(8).cast::<[u8; 4]>().write_unaligned([0, 0, 1, 0]);
+        } else {
+            to.ptr.add(8).cast::<[u8; 2]>().write_unaligned([0; 2]);
+        }
+        to.ptr.add(header_len).cast::<[u8; HEAD_PLAIN]>().write_unaligned(*line);
+    }
+}
+
+/// Writes what follows a frame's head to the front of `to`, which must hold as many bytes.
+#[inline(never)]
+pub(super) fn fill_rest(bytes: &Bytes<'_>, to: Span) {
+    debug_assert!(to.len >= bytes.len - bytes.head.len());
+    let mut at = to.ptr;
+    for span in bytes.spans() {
+        // SAFETY: as in `fill`.
+        unsafe {
             std::ptr::copy(span.ptr, at, span.len);
             at = at.add(span.len);
         }
@@ -112,7 +163,7 @@ unsafe fn copy_usual<const N: usize>(from: &[u8], to: *mut u8) {
 
 /// Takes `out.len()` bytes from the front of `spans` into private memory, and shortens `spans` by them: spans before
 /// `*first` are used up. The spans must hold that many bytes.
-#[inline]
+#[inline(never)]
 pub(super) fn take_front(spans: &mut [Span], first: &mut usize, out: &mut [u8]) {
     let mut at = 0;
     while at < out.len() {
@@ -156,7 +207,7 @@ pub(super) fn scatter(header: &[u8], bytes: &Bytes<'_>, to: &[Span]) {
     let mut cursor = Cursor { to, offset: 0 };
     cursor.write(header.as_ptr(), header.len());
     cursor.write(bytes.head.as_ptr(), bytes.head.len());
-    for span in bytes.rest {
+    for span in bytes.spans() {
         cursor.write(span.ptr, span.len);
     }
 }

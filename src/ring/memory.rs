@@ -19,18 +19,22 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The first `at` bytes, or all, and the rest.
+    /// No bytes.
+    pub(super) const EMPTY: Self = Self { ptr: std::ptr::null_mut(), len: 0 };
+
+    /// The first `at` bytes and the rest, where `at` is known to be no more than all.
     #[inline(always)]
-    pub(super) fn split_at(self, at: usize) -> (Self, Self) {
-        let at = at.min(self.len);
+    pub(super) fn split_within(self, at: usize) -> (Self, Self) {
+        debug_assert!(at <= self.len);
         // SAFETY: at most the span's length, so inside its mapping or at the end of it.
         let rest = Self { ptr: unsafe { self.ptr.add(at) }, len: self.len - at };
         (Self { len: at, ..self }, rest)
     }
 }
 
+/// A piece of a guest's memory that is in one piece here too.
 #[derive(Clone, Copy, Debug)]
-struct Region {
+pub(super) struct Region {
     start: u64,
     /// In bytes. `start + len` never wraps: a region that would is left out.
     len: u64,
@@ -49,6 +53,15 @@ impl Region {
         let (offset, room) = (offset as usize, (self.len - offset) as usize);
         // SAFETY: the offset is inside the region's one mapping.
         Some(Span { ptr: unsafe { self.host.add(offset) }, len: len.min(room) })
+    }
+
+    /// Where the range `addr .. addr + len` is here, if it lies inside this region.
+    #[inline(always)]
+    pub(super) fn locate(&self, addr: u64, len: u32) -> Option<*mut u8> {
+        let offset = addr.wrapping_sub(self.start);
+        let end = offset.checked_add(len.into())?;
+        // SAFETY: the offset is inside the region's one mapping, or at the end of it.
+        (end <= self.len).then(|| unsafe { self.host.add(offset as usize) })
     }
 }
 
@@ -112,6 +125,12 @@ impl View {
 
     pub(super) fn mem(&self) -> &Arc<GuestMem> {
         &self.mem
+    }
+
+    /// The region that was used last.
+    #[inline(always)]
+    pub(super) fn last(&self) -> Region {
+        self.last
     }
 
     /// The longest checked range from `addr` on, at most `len` bytes, inside one region.

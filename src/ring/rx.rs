@@ -3,12 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::copy::{Bytes, fill, scatter};
+use super::copy::{Bytes, HEAD_PLAIN, fill, fill_plain, fill_rest, scatter};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
 use super::notify::{signal, take_call};
-use super::split::{Chain, Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
+use super::split::{Buffer, Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
+use super::tx::{BURST_FRAMES_MAX, Burst};
 
 /// Descriptors that one frame may fill. The longest frame in the smallest sensible buffers, 64 bytes, needs half of it.
 pub const FRAME_DESCRIPTORS_MAX: u32 = 2 * QUEUE_SIZE_MAX as u32;
@@ -19,6 +20,9 @@ const FLUSH_DESCRIPTORS_MAX: u32 = 4 * QUEUE_SIZE_MAX as u32;
 const PUBLISH_BYTES: usize = 64 * 1024;
 /// The virtio-net header that we write: with `num_buffers`.
 pub const VNET_HEADER_WRITTEN: usize = 12;
+
+/// What stands before a frame that leaves nothing to its receiver, in one buffer.
+const PLAIN_HEADER: [u8; VNET_HEADER_WRITTEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// Why a frame was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct RxRing {
     mergeable: bool,
     /// The buffers of the frame being delivered: kept for its capacity only.
     spans: Vec<Span>,
+    /// The next buffers, as they were last looked at: kept for its room only.
+    buffers: [Buffer; BURST_FRAMES_MAX],
     /// The chains of the frame being delivered and the bytes that each gets.
     chains: Vec<(u16, u32)>,
     /// Bytes delivered since the guest was last told.
@@ -88,6 +94,7 @@ impl RxRing {
             header_len,
             mergeable,
             spans,
+            buffers: [Buffer::NONE; BURST_FRAMES_MAX],
             chains,
             unpublished: 0,
             calls: 0,
@@ -104,21 +111,12 @@ impl RxRing {
     /// [`Refusal`]; the guest's buffers are untouched then.
     #[inline]
     pub fn deliver(&mut self, mut header: [u8; VNET_HEADER_WRITTEN], bytes: &Bytes<'_>) -> Result<(), Refusal> {
-        let need = self.header_len + bytes.len();
         if self.effort > FLUSH_DESCRIPTORS_MAX {
             return Err(Refusal::NoBuffer);
         }
         self.ring.reset_effort();
-        let opened = self.open_next()?;
-        // Most frames find room in the next buffer.
-        let single = opened.and_then(|(_, chain)| self.ring.single(&chain, Direction::Writable, u64::MAX));
-        if let (Some((head, _)), Some(buffer)) = (opened, single.filter(|buffer| buffer.len >= need)) {
-            header[10..].copy_from_slice(&1u16.to_le_bytes());
-            fill(&header[..self.header_len], bytes, buffer);
-            self.ring.push_used(head, need as u32);
-            self.ring.advance(1);
-        } else {
-            let delivered = self.deliver_to_many(opened, header, bytes);
+        if !self.deliver_to_one(&mut header, bytes)? {
+            let delivered = self.deliver_to_many(header, bytes);
             self.effort += self.ring.effort();
             delivered?;
         }
@@ -129,28 +127,82 @@ impl RxRing {
         Ok(())
     }
 
-    /// Reads the first descriptor of the next chain, if one is available and may do.
-    #[inline(always)]
-    fn open_next(&mut self) -> Result<Option<(u16, Chain)>, RingError> {
-        if self.starved.is_some() || self.ring.available()? == 0 {
-            return Ok(None);
+    /// Does the same with frames of a burst, those that `frames` has bits for, all of them plain, as far as each finds
+    /// room in the next buffer. Returns those that have not.
+    #[inline(never)]
+    pub fn deliver_plain(&mut self, burst: &Burst, frames: u32) -> u32 {
+        let wanted = frames.count_ones() as u16;
+        let available = match self.ring.available() {
+            Ok(seen) if seen >= wanted => seen,
+            Ok(_) => self.ring.refresh().unwrap_or(0),
+            // Found again, and reported, by whoever asks for the next frame.
+            Err(_) => 0,
+        };
+        let available = if self.starved.is_some() { 0 } else { available };
+        let header_len = self.header_len;
+        let places = &mut self.buffers[..usize::from(available.min(wanted))];
+        let found = self.ring.gather::<true>(0, places);
+        let (mut n, mut left, mut unpublished) = (0, frames, self.unpublished);
+        for buffer in &mut self.buffers[..found] {
+            let i = left.trailing_zeros() as usize % BURST_FRAMES_MAX;
+            let len = burst.frame_len(i);
+            // Far below 4 GiB.
+            let need = (header_len + len) as u32;
+            if buffer.len < need || unpublished > PUBLISH_BYTES {
+                break;
+            }
+            let to = Span { ptr: buffer.ptr, len: need as usize };
+            if len >= HEAD_PLAIN {
+                fill_plain(header_len, burst.line(i), to);
+                if len > HEAD_PLAIN {
+                    fill_rest(&burst.bytes(i), to.split_within(header_len + HEAD_PLAIN).1);
+                }
+            } else {
+                fill(&PLAIN_HEADER[..header_len], &burst.bytes(i), to);
+            }
+            buffer.len = need;
+            unpublished += len;
+            left &= left - 1;
+            n += 1;
         }
-        let head = self.ring.head(0);
-        Ok(Some((head, self.ring.open(head)?)))
+        self.unpublished = unpublished;
+        self.ring.push_all_used(self.buffers[..n].iter().map(|buffer| (buffer.chain, buffer.len)));
+        // At most BURST_FRAMES_MAX.
+        self.ring.advance(n as u16);
+        if self.unpublished > PUBLISH_BYTES {
+            self.publish();
+        }
+        left
     }
 
-    /// The same with a frame that may take several buffers; `opened` is the first of them, if it has been read.
-    fn deliver_to_many(
-        &mut self,
-        opened: Option<(u16, Chain)>,
-        mut header: [u8; VNET_HEADER_WRITTEN],
-        bytes: &Bytes<'_>,
-    ) -> Result<(), Refusal> {
+    /// Most frames find room in the next buffer. `false` if this one does not.
+    #[inline(always)]
+    fn deliver_to_one(&mut self, header: &mut [u8; VNET_HEADER_WRITTEN], bytes: &Bytes<'_>) -> Result<bool, RingError> {
+        if self.starved.is_some() || self.ring.available()? == 0 {
+            return Ok(false);
+        }
+        // Far below 4 GiB.
+        let need = (self.header_len + bytes.len()) as u32;
+        let mut buffer = [Buffer::NONE];
+        if self.ring.gather::<true>(0, &mut buffer) == 0 || buffer[0].len < need {
+            return Ok(false);
+        }
+        let [Buffer { ptr, len, chain, .. }] = buffer;
+        header[10..].copy_from_slice(&1u16.to_le_bytes());
+        fill(&header[..self.header_len], bytes, Span { ptr, len: len as usize });
+        self.ring.push_used(chain, need);
+        self.ring.advance(1);
+        Ok(true)
+    }
+
+    /// The same with a frame that may take several buffers.
+    #[inline(never)]
+    fn deliver_to_many(&mut self, mut header: [u8; VNET_HEADER_WRITTEN], bytes: &Bytes<'_>) -> Result<(), Refusal> {
         let need = (self.header_len + bytes.len()) as u64;
         if self.small.is_some_and(|(next, least)| next == self.ring.next_avail() && need >= least) {
             return Err(Refusal::TooBig);
         }
-        self.reserve(opened, need)?;
+        self.reserve(need)?;
         header[10..].copy_from_slice(&(self.chains.len() as u16).to_le_bytes());
         scatter(&header[..self.header_len], bytes, &self.spans);
         for &(head, len) in &self.chains {
@@ -163,7 +215,7 @@ impl RxRing {
     }
 
     /// Finds chains with room for `need` bytes, without taking them yet.
-    fn reserve(&mut self, mut opened: Option<(u16, Chain)>, need: u64) -> Result<(), Refusal> {
+    fn reserve(&mut self, need: u64) -> Result<(), Refusal> {
         self.spans.clear();
         self.chains.clear();
         let mut available = self.ring.available()?;
@@ -183,13 +235,8 @@ impl RxRing {
                     return Err(Refusal::NoBuffer);
                 }
             }
-            let (head, chain) = match opened.take() {
-                Some(opened) => opened,
-                None => {
-                    let head = self.ring.head(taken);
-                    (head, self.ring.open(head)?)
-                }
-            };
+            let head = self.ring.head(taken);
+            let chain = self.ring.open(head)?;
             let capacity = self.ring.walk(chain, Direction::Writable, need - room, &mut self.spans)?;
             if capacity == 0 || (taken == 0 && capacity < self.header_len as u64) {
                 return Err(RingError::ReceiveBufferRunt(capacity).into());

@@ -58,10 +58,33 @@ struct Descriptor {
     next: u16,
 }
 
+impl Descriptor {
+    #[inline(always)]
+    fn from_words([addr, rest]: [u64; 2]) -> Self {
+        Self { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+    }
+}
+
 /// A chain whose first descriptor has been read. It is not read again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chain {
     first: Descriptor,
+}
+
+/// A chain of one buffer in one piece, or what is left of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buffer {
+    pub(super) ptr: *mut u8,
+    /// In bytes.
+    pub(super) len: u32,
+    /// The chain's first descriptor.
+    pub(super) chain: u16,
+    /// For whoever takes the buffer: bytes of it that are in private memory.
+    pub(super) head_len: u16,
+}
+
+impl Buffer {
+    pub(super) const NONE: Self = Self { ptr: std::ptr::null_mut(), len: 0, chain: 0, head_len: 0 };
 }
 
 /// The three areas as host pointers, checked.
@@ -177,6 +200,42 @@ impl SplitRing {
         unsafe { self.areas.avail.add(4 + 2 * slot).cast::<u16>().read_volatile() }
     }
 
+    /// Looks at the chains from `ahead` on, one for each place in `buffers`, for those that are a single buffer going the
+    /// wanted way, in the region that was used last. Notes them, up to the first that is not so, and returns how many
+    /// there are. For the others [`Self::open`] and [`Self::walk`] must be asked. All must be among those that
+    /// [`Self::available`] counted.
+    // Not inlined: its loop needs every register.
+    #[inline(never)]
+    pub(super) fn gather<const WRITABLE: bool>(&self, ahead: u16, buffers: &mut [Buffer]) -> usize {
+        // In values of its own, so that they stay in registers whatever the loop writes to memory.
+        let (Areas { desc, avail, .. }, region) = (self.areas, self.view.last());
+        let (size, mask) = (u32::from(self.size), usize::from(self.size - 1));
+        let next = usize::from(self.next_avail.wrapping_add(ahead));
+        for (n, buffer) in buffers.iter_mut().enumerate() {
+            // SAFETY: as in `head`.
+            let chain = unsafe { avail.add(4 + 2 * ((next + n) & mask)).cast::<u16>().read_volatile() };
+            if u32::from(chain) >= size {
+                return n;
+            }
+            // SAFETY: as in `descriptor`; `next` is not needed, and each other field is read once.
+            let (addr, len, flags) = unsafe {
+                let at = desc.add(DESC_LEN * usize::from(chain));
+                (
+                    at.cast::<u64>().read_volatile(),
+                    at.add(8).cast::<u32>().read_volatile(),
+                    at.add(12).cast::<u16>().read_volatile(),
+                )
+            };
+            let wanted = if WRITABLE { DESC_F_WRITE } else { 0 };
+            if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != wanted {
+                return n;
+            }
+            let Some(ptr) = region.locate(addr, len) else { return n };
+            (buffer.ptr, buffer.len, buffer.chain) = (ptr, len, chain);
+        }
+        buffers.len()
+    }
+
     /// Counts `n` chains as taken.
     #[inline]
     pub(super) fn advance(&mut self, n: u16) {
@@ -187,18 +246,6 @@ impl SplitRing {
     #[inline(always)]
     pub(super) fn open(&mut self, head: u16) -> Result<Chain, RingError> {
         Ok(Chain { first: self.descriptor(head)? })
-    }
-
-    /// The buffer of a chain that is one descriptor going the wanted way, with a buffer of one piece that is at most
-    /// `limit` bytes long. `None` says nothing but that [`Self::walk`] must be asked.
-    #[inline(always)]
-    pub(super) fn single(&mut self, chain: &Chain, want: Direction, limit: u64) -> Option<Span> {
-        let Descriptor { addr, len, flags, .. } = chain.first;
-        let wanted = if want == Direction::Writable { DESC_F_WRITE } else { 0 };
-        if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != wanted || u64::from(len) > limit {
-            return None;
-        }
-        self.view.contiguous(addr, len as usize)
     }
 
     /// Walks a chain, all of whose buffers must go one way, and appends their first `limit` bytes to `spans`. Returns
@@ -280,7 +327,7 @@ impl SplitRing {
         }
         self.effort += 1;
         // SAFETY: index < size, and `locate` checked that the table has `size` descriptors, aligned to 16.
-        Ok(unsafe { read_descriptor(self.areas.desc.add(DESC_LEN * usize::from(index))) })
+        Ok(unsafe { read_table(self.areas.desc, index) })
     }
 
     /// Walks an indirect table (2.7.5.3) of at most `room` descriptors.
@@ -328,15 +375,24 @@ impl SplitRing {
     /// Gives the chain `head` back, with `len` bytes written into it. The guest sees it after [`Self::publish`].
     #[inline]
     pub(super) fn push_used(&mut self, head: u16, len: u32) {
-        let slot = usize::from(self.next_used & (self.size - 1));
-        // SAFETY: slot < size, and `locate` checked that the used ring has `size` entries of eight bytes after its
-        // four-byte header, aligned to four.
-        unsafe {
-            let element = self.areas.used.add(4 + 8 * slot).cast::<u32>();
-            element.write_volatile(u32::from(head));
-            element.add(1).write_volatile(len);
+        self.push_all_used([(head, len)].into_iter());
+    }
+
+    /// Gives many chains back, each with so many bytes written into it.
+    #[inline(always)]
+    pub(super) fn push_all_used(&mut self, chains: impl Iterator<Item = (u16, u32)>) {
+        let (used, mask, mut next) = (self.areas.used, self.size - 1, self.next_used);
+        for (head, len) in chains {
+            // SAFETY: the index is below size, and `locate` checked that the used ring has `size` entries of eight bytes
+            // after its four-byte header, aligned to four.
+            unsafe {
+                let element = used.add(4 + 8 * usize::from(next & mask)).cast::<u32>();
+                element.write_volatile(u32::from(head));
+                element.add(1).write_volatile(len);
+            }
+            next = next.wrapping_add(1);
         }
-        self.next_used = self.next_used.wrapping_add(1);
+        self.next_used = next;
     }
 
     /// Shows the guest what was given back since the last time. Returns whether it wants an interrupt for that (2.7.7).
@@ -420,7 +476,19 @@ fn locate(view: &mut View, addresses: [u64; 3], size: u16) -> Result<Areas, Ring
     })
 }
 
-/// Reads a descriptor once.
+/// Reads descriptor `index` of a ring's table once.
+///
+/// # Safety
+/// `table` is what `locate` found for a ring of more than `index` entries: mapped, and aligned to 16.
+#[inline(always)]
+unsafe fn read_table(table: *const u8, index: u16) -> Descriptor {
+    // SAFETY: inside the table, as the caller says.
+    let at = unsafe { table.add(DESC_LEN * usize::from(index)) }.cast::<u64>();
+    // SAFETY: as above.
+    Descriptor::from_words(unsafe { [at.read_volatile(), at.add(1).read_volatile()] })
+}
+
+/// Reads a descriptor once, wherever it lies.
 ///
 /// # Safety
 /// `at` points to 16 mapped bytes.
@@ -438,6 +506,5 @@ unsafe fn read_descriptor(at: *const u8) -> Descriptor {
             *word = u64::from_le_bytes(bytes);
         }
     }
-    let [addr, rest] = words;
-    Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+    Descriptor::from_words(words)
 }

@@ -3,12 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::copy::{Bytes, HEAD_PLAIN, copy_front, skip_front, take_front, what_is_copied_stays};
+use super::copy::{Bytes, HEAD_PLAIN, copy_front, copy_line, skip_front, take_front, what_is_copied_stays};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
 use super::notify::{signal, take_call};
-use super::split::{Chain, Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
+use super::split::{Buffer, Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
 
 /// Frames in a burst.
 pub const BURST_FRAMES_MAX: usize = 32;
@@ -23,23 +23,10 @@ pub const HEAD_MAX: usize = 256;
 /// The virtio-net header without the field `num_buffers`, which means nothing when sending (virtio 1.3, 5.1.6.2).
 pub const VNET_HEADER_READ: usize = 10;
 
+/// Frames shorter than this have no whole Ethernet header.
+const RUNT_MAX: usize = 14;
+
 const _: () = assert!(BURST_DESCRIPTORS_MAX >= QUEUE_SIZE_MAX as u32, "one chain of any legal length fits a burst");
-
-/// One frame of a burst.
-#[derive(Clone, Copy, Debug)]
-struct Frame {
-    /// The chain's first descriptor, to give it back by.
-    descriptor: u16,
-    head_len: u16,
-    /// Length without the virtio-net header; saturated, so that a frame that is too long still is.
-    len: u32,
-    first_span: u32,
-    end_span: u32,
-}
-
-impl Frame {
-    const NONE: Self = Self { descriptor: 0, head_len: 0, len: 0, first_span: 0, end_span: 0 };
-}
 
 /// Frames taken from one ring in one go. Belongs to the worker and is filled again and again.
 ///
@@ -49,9 +36,13 @@ pub struct Burst {
     mem: Option<Arc<GuestMem>>,
     len: usize,
     bytes: u64,
-    /// Frames that ask for no offload, as bits.
+    /// Frames that ask for no offload and are neither runts nor too long, as bits.
     plain: u32,
-    frames: [Frame; BURST_FRAMES_MAX],
+    /// What follows each frame's head, where that is in one piece; else `ptr` is null and `pieces` says where it is. The
+    /// length is the frame's, head included; saturated, so that a frame that is too long still is.
+    frames: [Buffer; BURST_FRAMES_MAX],
+    /// For each frame the places of its pieces in `spans`: from, and up to.
+    pieces: [(u32, u32); BURST_FRAMES_MAX],
     spans: Vec<Span>,
     heads: Box<[[u8; HEAD_MAX]; BURST_FRAMES_MAX]>,
     vnets: [[u8; VNET_HEADER_READ]; BURST_FRAMES_MAX],
@@ -67,7 +58,8 @@ impl Default for Burst {
             len: 0,
             bytes: 0,
             plain: 0,
-            frames: [Frame::NONE; BURST_FRAMES_MAX],
+            frames: [Buffer::NONE; BURST_FRAMES_MAX],
+            pieces: [(0, 0); BURST_FRAMES_MAX],
             spans: Vec::with_capacity(4 * BURST_FRAMES_MAX),
             heads: Box::new([[0; HEAD_MAX]; BURST_FRAMES_MAX]),
             vnets: [[0; VNET_HEADER_READ]; BURST_FRAMES_MAX],
@@ -93,6 +85,20 @@ impl Burst {
         self.bytes
     }
 
+    /// Bytes of the frames that `frames` has bits for.
+    #[inline]
+    pub fn bytes_of(&self, mut frames: u32) -> u64 {
+        if frames.count_ones() as usize == self.len {
+            return self.bytes;
+        }
+        let mut bytes = 0;
+        while frames != 0 {
+            bytes += u64::from(self.frames[frames.trailing_zeros() as usize].len);
+            frames &= frames - 1;
+        }
+        bytes
+    }
+
     /// Forgets the frames and lets go of the guest's memory.
     pub fn release(&mut self) {
         self.len = 0;
@@ -100,13 +106,14 @@ impl Burst {
         self.mem = None;
     }
 
-    /// Whether frame `i` asks for no offload, so that there is nothing in its virtio-net header to look at.
+    /// The frames that ask for no offload, so that there is nothing in their virtio-net headers to look at, and that
+    /// are neither runts nor too long; as bits.
     #[inline]
-    pub fn is_plain(&self, i: usize) -> bool {
-        self.plain & (1 << i) != 0
+    pub fn plain(&self) -> u32 {
+        self.plain
     }
 
-    /// The virtio-net header of frame `i`, which is not plain, as the guest wrote it: not validated.
+    /// The virtio-net header of frame `i`, which is not [`Self::plain`], as the guest wrote it: not validated.
     #[inline]
     pub fn vnet(&self, i: usize) -> &[u8; VNET_HEADER_READ] {
         &self.vnets[i]
@@ -116,6 +123,18 @@ impl Burst {
     #[inline]
     pub fn head(&self, i: usize) -> &[u8] {
         &self.heads[i][..usize::from(self.frames[i].head_len)]
+    }
+
+    /// The first cache line of frame `i`, which must be plain and not shorter.
+    #[inline(always)]
+    pub(super) fn line(&self, i: usize) -> &[u8; HEAD_PLAIN] {
+        self.heads[i % BURST_FRAMES_MAX].first_chunk().unwrap_or(&[0; HEAD_PLAIN])
+    }
+
+    /// The Ethernet header of frame `i`, which must not be shorter than that: plain, say, or judged.
+    #[inline(always)]
+    pub fn ethernet_header(&self, i: usize) -> &[u8; 14] {
+        self.heads[i % BURST_FRAMES_MAX].first_chunk().unwrap_or(&[0; RUNT_MAX])
     }
 
     /// Frame `i`'s length in bytes, without the virtio-net header. Above [`FRAME_LEN_MAX`] the frame has no bytes.
@@ -131,8 +150,12 @@ impl Burst {
         if frame.len as usize > FRAME_LEN_MAX {
             return Bytes::private(&[]);
         }
-        let rest = &self.spans[frame.first_span as usize..frame.end_span as usize];
-        Bytes::guest(self.head(i), rest, frame.len as usize)
+        let (len, head) = (frame.len as usize, self.head(i));
+        if frame.ptr.is_null() {
+            let (first, end) = self.pieces[i];
+            return Bytes::guest(head, Span::EMPTY, &self.spans[first as usize..end as usize], len);
+        }
+        Bytes::guest(head, Span { ptr: frame.ptr, len: len - head.len() }, &[], len)
     }
 
     fn begin(&mut self, mem: &Arc<GuestMem>) {
@@ -142,24 +165,6 @@ impl Burst {
         if !self.mem.as_ref().is_some_and(|held| Arc::ptr_eq(held, mem)) {
             self.mem = Some(mem.clone());
         }
-    }
-
-    /// Adds the frame whose head is in place, with its other spans from `first_span` on.
-    #[inline(always)]
-    fn add(&mut self, descriptor: u16, head_len: usize, len: usize, first_span: usize, plain: bool) {
-        let i = self.len;
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
-        self.plain |= u32::from(plain) << i;
-        self.bytes += u64::from(len);
-        self.frames[i] = Frame {
-            descriptor,
-            // At most HEAD_MAX.
-            head_len: head_len as u16,
-            len,
-            first_span: first_span as u32,
-            end_span: self.spans.len() as u32,
-        };
-        self.len = i + 1;
     }
 }
 
@@ -200,9 +205,17 @@ impl TxRing {
         burst.begin(self.ring.mem());
         let available = usize::from(self.ring.available()?).min(BURST_FRAMES_MAX);
         self.ring.reset_effort();
-        for i in 0..available {
-            if let Err(error) = self.take_one(i, burst) {
-                if i == 0 {
+        while burst.len < available {
+            if self.read_header {
+                self.take_singles::<true>(available, burst);
+            } else {
+                self.take_singles::<false>(available, burst);
+            }
+            if burst.len == available || burst.bytes > BURST_BYTES_MAX {
+                break;
+            }
+            if let Err(error) = self.take_any(burst) {
+                if burst.len == 0 {
                     return Err(error);
                 }
                 break;
@@ -217,49 +230,52 @@ impl TxRing {
         Ok(())
     }
 
-    /// Takes the chain `i` entries ahead.
-    #[inline(always)]
-    fn take_one(&mut self, i: usize, burst: &mut Burst) -> Result<(), RingError> {
+    /// Takes frames that are in one buffer and not runts, up to the first that is not so.
+    // Not inlined: its loop needs every register.
+    #[inline(never)]
+    fn take_singles<const READ_HEADER: bool>(&self, available: usize, burst: &mut Burst) {
+        let Burst { frames, heads, vnets, .. } = burst;
+        let (first, header_len) = (burst.len, self.header_len);
+        let places = &mut frames[first..available];
+        let found = self.ring.gather::<false>(first as u16, places);
+        let (mut bytes, mut plain, mut end) = (burst.bytes, burst.plain, first);
+        for ((buffer, head), vnet) in places[..found].iter_mut().zip(&mut heads[first..]).zip(&mut vnets[first..]) {
+            let len = (buffer.len as usize).wrapping_sub(header_len);
+            // One comparison for both bounds: below the least the difference wraps.
+            if len.wrapping_sub(RUNT_MAX) > FRAME_LEN_MAX - RUNT_MAX {
+                break;
+            }
+            let (header, frame) = Span { ptr: buffer.ptr, len: buffer.len as usize }.split_within(header_len);
+            let (mut is_plain, mut head_len) = (true, if len >= HEAD_PLAIN { HEAD_PLAIN } else { len });
+            if READ_HEADER {
+                copy_front(header, vnet);
+                what_is_copied_stays();
+                (is_plain, head_len) = head_wanted(vnet, frame.len);
+            }
+            let (front, rest) = frame.split_within(head_len);
+            if head_len == HEAD_PLAIN {
+                copy_line(front, head);
+            } else {
+                take_front(&mut [front], &mut 0, &mut head[..head_len]);
+            }
+            // The head is at most HEAD_MAX, the frame at most FRAME_LEN_MAX long.
+            (buffer.ptr, buffer.len, buffer.head_len) = (rest.ptr, frame.len as u32, head_len as u16);
+            plain |= u32::from(is_plain) << end;
+            bytes += frame.len as u64;
+            end += 1;
+            if bytes > BURST_BYTES_MAX {
+                break;
+            }
+        }
+        (burst.len, burst.bytes, burst.plain) = (end, bytes, plain);
+    }
+
+    /// Takes the next frame, however it lies.
+    #[inline(never)]
+    fn take_any(&mut self, burst: &mut Burst) -> Result<(), RingError> {
+        let i = burst.len;
         let descriptor = self.ring.head(i as u16);
         let chain = self.ring.open(descriptor)?;
-        let limit = (self.header_len + FRAME_LEN_MAX) as u64;
-        match self.ring.single(&chain, Direction::Readable, limit) {
-            Some(buffer) if buffer.len >= self.header_len + HEAD_PLAIN => {
-                self.take_single(descriptor, buffer, burst);
-                Ok(())
-            }
-            _ => self.take_any(descriptor, chain, burst),
-        }
-    }
-
-    /// Takes a frame that is in one buffer and is not short.
-    #[inline(always)]
-    fn take_single(&self, descriptor: u16, buffer: Span, burst: &mut Burst) {
-        let i = burst.len;
-        let (header, frame) = buffer.split_at(self.header_len);
-        let first_span = burst.spans.len();
-        let rest;
-        let (mut plain, mut head_len) = (true, HEAD_PLAIN);
-        if self.read_header && copy_front(header, &mut burst.vnets[i]) {
-            what_is_copied_stays();
-            (plain, head_len) = head_wanted(&burst.vnets[i], frame.len);
-        }
-        if plain && let Some(head) = burst.heads[i].first_chunk_mut::<HEAD_PLAIN>() {
-            copy_front(frame, head);
-            (_, rest) = frame.split_at(HEAD_PLAIN);
-        } else {
-            let (head, others) = frame.split_at(head_len);
-            take_front(&mut [head], &mut 0, &mut burst.heads[i][..head_len]);
-            rest = others;
-        }
-        if rest.len > 0 {
-            burst.spans.push(rest);
-        }
-        burst.add(descriptor, head_len, frame.len, first_span, plain);
-    }
-
-    #[inline(never)]
-    fn take_any(&mut self, descriptor: u16, chain: Chain, burst: &mut Burst) -> Result<(), RingError> {
         let mut first = burst.spans.len();
         let limit = (self.header_len + FRAME_LEN_MAX) as u64;
         let total = match self.ring.walk(chain, Direction::Readable, limit, &mut burst.spans) {
@@ -269,7 +285,7 @@ impl TxRing {
                 return Err(error);
             }
         };
-        let vnet = &mut burst.vnets[burst.len];
+        let vnet = &mut burst.vnets[i];
         *vnet = [0; VNET_HEADER_READ];
         let header = self.header_len.min(total as usize);
         let read = if self.read_header { header.min(VNET_HEADER_READ) } else { 0 };
@@ -277,18 +293,21 @@ impl TxRing {
         skip_front(&mut burst.spans, &mut first, header - read);
 
         let len = (total as usize).saturating_sub(self.header_len);
-        let (plain, head_len) = head_wanted(vnet, len);
-        take_front(&mut burst.spans, &mut first, &mut burst.heads[burst.len][..head_len]);
-        burst.add(descriptor, head_len, len, first, plain);
+        let (is_plain, head_len) = head_wanted(vnet, len);
+        take_front(&mut burst.spans, &mut first, &mut burst.heads[i][..head_len]);
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        burst.frames[i] = Buffer { ptr: std::ptr::null_mut(), len, chain: descriptor, head_len: head_len as u16 };
+        burst.pieces[i] = (first as u32, burst.spans.len() as u32);
+        burst.plain |= u32::from(is_plain) << i;
+        burst.bytes += u64::from(len);
+        burst.len = i + 1;
         Ok(())
     }
 
     /// Gives the burst's buffers back to the guest. Returns whether the guest was interrupted.
     #[inline]
     pub fn complete(&mut self, burst: &Burst) -> bool {
-        for frame in &burst.frames[..burst.len] {
-            self.ring.push_used(frame.descriptor, 0);
-        }
+        self.ring.push_all_used(burst.frames[..burst.len].iter().map(|frame| (frame.chain, 0)));
         self.ring.publish() && signal(self.call.as_ref())
     }
 
@@ -326,13 +345,16 @@ impl TxRing {
     }
 }
 
-/// Whether a frame of `len` bytes with this virtio-net header asks for no offload, and how much of it is needed to
-/// judge it.
+/// Whether a frame of `len` bytes with this virtio-net header is plain, and how much of it is needed to judge it.
 #[inline]
 fn head_wanted(vnet: &[u8; VNET_HEADER_READ], len: usize) -> (bool, usize) {
     // Any offload sets `flags` or `gso_type`, and then the headers up to the transport's are needed.
-    let plain = vnet[0] | vnet[1] == 0;
-    let head_max = if plain { HEAD_PLAIN } else { HEAD_MAX };
-    // Nothing of a frame that is too long is looked at; what is left of the frame before must not be either.
-    (plain, if len <= FRAME_LEN_MAX { len.min(head_max) } else { 0 })
+    let asks_nothing = vnet[0] | vnet[1] == 0;
+    let head_max = if asks_nothing { HEAD_PLAIN } else { HEAD_MAX };
+    match len {
+        ..RUNT_MAX => (false, len),
+        RUNT_MAX..=FRAME_LEN_MAX => (asks_nothing, len.min(head_max)),
+        // Nothing of a frame that is too long is looked at; what is left of the frame before must not be either.
+        _ => (false, 0),
+    }
 }

@@ -53,7 +53,7 @@ mod tests;
 pub use fdb::AGE_MAX_S;
 pub use forward::Switch;
 pub use limits::{FLOOD_COPIES_PER_BURST_MAX, FLOOD_COPIES_PER_SECOND_MAX};
-pub use recent::{Losses, Recent};
+pub use recent::{Addresses, Losses, Recent};
 pub use share::ADDRESSES_PER_PORT_MAX;
 
 use crate::metrics;

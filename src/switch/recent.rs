@@ -18,8 +18,8 @@ use super::{PORTS_MAX, PortId};
 
 /// Pairs of addresses that are remembered for one port. A power of two.
 const PAIRS: usize = 8;
-/// Bytes of a frame that are compared: both addresses, and the type to tell tagged frames.
-const COMPARED: usize = 14;
+/// Bytes of an Ethernet header without a tag: two addresses and a type.
+const ETHERNET_HEADER_LEN: usize = 14;
 /// The source address in a little-endian word of the source and the type.
 const SOURCE: u64 = 0xffff_ffff_ffff;
 /// The type of a customer VLAN tag, as it is read here.
@@ -50,21 +50,48 @@ impl Losses {
     }
 }
 
-/// One pair of addresses and the port it led to.
-#[derive(Clone, Copy, Debug)]
-struct Pair {
-    /// Bytes 0 to 7 of the frame.
+/// Between whom a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Bytes 0 to 7 of the frame: the destination, and the first bytes of the source.
     front: u64,
     /// Bytes 6 to 11: the source.
     source: u64,
+}
+
+impl Addresses {
+    /// Those of a frame that cannot be remembered: `source` has bits above an address's.
+    pub const NONE: Self = Self { front: 0, source: u64::MAX };
+
+    /// Those of a frame with this header; [`Self::NONE`] if it has a tag.
+    #[inline(always)]
+    pub fn of(header: &[u8; ETHERNET_HEADER_LEN]) -> Self {
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
+        let back = word(6);
+        match (back >> 48) as u16 {
+            TYPE_C_TAG => Self::NONE,
+            _ => Self { front: word(0), source: back & SOURCE },
+        }
+    }
+
+    /// Where they are remembered: guests count the last bytes of addresses up, so those decide.
+    #[inline(always)]
+    fn place(self) -> usize {
+        ((self.front >> 40) ^ (self.source >> 40)) as usize % PAIRS
+    }
+}
+
+/// One pair of addresses and the port it led to.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    addresses: Addresses,
     to: u16,
     /// What the receiver had lost by then.
     losses: u32,
 }
 
 impl Pair {
-    /// Matches no frame: `source` has bits above an address's.
-    const NONE: Self = Self { front: 0, source: u64::MAX, to: 0, losses: 0 };
+    const NONE: Self = Self { addresses: Addresses::NONE, to: 0, losses: 0 };
 }
 
 /// The recent verdicts for one port. See the module's theory of operation.
@@ -92,49 +119,31 @@ impl Recent {
         }
     }
 
-    /// The port that a frame with these first bytes is forwarded to, if that is remembered.
-    #[inline(always)]
-    pub fn find(&self, head: &[u8], losses: &Losses) -> Option<PortId> {
-        let (front, source, tagged) = read(head)?;
-        let pair = &self.pairs[place(front, source)];
-        let known = front == pair.front && source == pair.source && !tagged && losses.of(pair.to) == pair.losses;
+    /// The port that a frame between these two is forwarded to, if that is remembered.
+    #[inline]
+    pub fn find(&self, addresses: Addresses, losses: &Losses) -> Option<PortId> {
+        let pair = &self.pairs[addresses.place()];
+        let known = addresses == pair.addresses && addresses != Addresses::NONE && losses.of(pair.to) == pair.losses;
         known.then_some(PortId(pair.to))
     }
 
-    /// Remembers that a frame with these first bytes is forwarded to port `to`. To be called with the switch that has
-    /// just said so still at hand, that is, before it changes.
-    pub fn remember(&mut self, head: &[u8], to: PortId, losses: &Losses) {
-        if let Some((front, source, false)) = read(head) {
-            self.pairs[place(front, source)] = Pair { front, source, to: to.0, losses: losses.of(to.0) };
+    /// Remembers that a frame between these two is forwarded to port `to`. To be called with the switch that has just
+    /// said so still at hand, that is, before it changes.
+    pub fn remember(&mut self, addresses: Addresses, to: PortId, losses: &Losses) {
+        if addresses != Addresses::NONE {
+            self.pairs[addresses.place()] = Pair { addresses, to: to.0, losses: losses.of(to.0) };
         }
     }
-}
-
-/// The first eight bytes, the source, and whether there is a tag.
-#[inline(always)]
-fn read(head: &[u8]) -> Option<(u64, u64, bool)> {
-    let header = head.first_chunk::<COMPARED>()?;
-    let (front, _) = header.split_first_chunk::<8>()?;
-    let (_, back) = header.split_last_chunk::<8>()?;
-    let back = u64::from_le_bytes(*back);
-    Some((u64::from_le_bytes(*front), back & SOURCE, (back >> 48) as u16 == TYPE_C_TAG))
-}
-
-/// Where a pair of addresses is remembered: guests count the last bytes of addresses up, so those decide.
-#[inline(always)]
-fn place(front: u64, source: u64) -> usize {
-    ((front >> 40) ^ (source >> 40)) as usize % PAIRS
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn head(destination: u8, source: u8, kind: [u8; 2]) -> Vec<u8> {
-        let mut head = vec![0x52, 0x54, 0, 0, 0, destination, 0x52, 0x54, 0, 0, 0, source];
-        head.extend(kind);
-        head.extend([0; 46]);
-        head
+    fn between(destination: u8, source: u8, kind: [u8; 2]) -> Addresses {
+        let mut header = [0x52, 0x54, 0, 0, 0, destination, 0x52, 0x54, 0, 0, 0, source, 0, 0];
+        header[12..].copy_from_slice(&kind);
+        Addresses::of(&header)
     }
 
     const IPV4: [u8; 2] = [0x08, 0x00];
@@ -142,48 +151,46 @@ mod tests {
     #[test]
     fn both_addresses_must_be_the_same_and_the_type_may_differ() {
         let (mut recent, losses) = (Recent::default(), Losses::default());
-        recent.remember(&head(1, 2, IPV4), PortId(7), &losses);
-        assert_eq!(recent.find(&head(1, 2, IPV4), &losses), Some(PortId(7)));
-        assert_eq!(recent.find(&head(1, 2, [0x86, 0xdd]), &losses), Some(PortId(7)));
+        recent.remember(between(1, 2, IPV4), PortId(7), &losses);
+        assert_eq!(recent.find(between(1, 2, IPV4), &losses), Some(PortId(7)));
+        assert_eq!(recent.find(between(1, 2, [0x86, 0xdd]), &losses), Some(PortId(7)));
         for (destination, source) in [(1, 3), (3, 2), (2, 1), (9, 10)] {
-            assert_eq!(recent.find(&head(destination, source, IPV4), &losses), None, "{destination} {source}");
-        }
-        for len in 0..COMPARED {
-            assert_eq!(recent.find(&head(1, 2, IPV4)[..len], &losses), None, "{len} bytes");
+            assert_eq!(recent.find(between(destination, source, IPV4), &losses), None, "{destination} {source}");
         }
     }
 
     #[test]
     fn tagged_frames_are_never_remembered_or_found() {
         let (mut recent, losses) = (Recent::default(), Losses::default());
-        recent.remember(&head(1, 2, [0x81, 0x00]), PortId(7), &losses);
-        assert_eq!(recent.find(&head(1, 2, IPV4), &losses), None);
-        recent.remember(&head(1, 2, IPV4), PortId(7), &losses);
-        assert_eq!(recent.find(&head(1, 2, [0x81, 0x00]), &losses), None);
+        let tagged = between(1, 2, [0x81, 0x00]);
+        assert_eq!(tagged, Addresses::NONE);
+        recent.remember(tagged, PortId(7), &losses);
+        assert_eq!(recent.find(between(1, 2, IPV4), &losses), None);
+        assert_eq!(recent.find(tagged, &losses), None);
     }
 
     #[test]
     fn a_loss_of_either_side_or_another_second_forgets() {
         let losses = Losses::default();
-        let frame = head(1, 2, IPV4);
+        let frame = between(1, 2, IPV4);
         let remembered = || {
             let mut recent = Recent::default();
             recent.begin_burst(PortId(3), &losses, 9);
-            recent.remember(&frame, PortId(7), &losses);
+            recent.remember(frame, PortId(7), &losses);
             recent
         };
         let mut recent = remembered();
         recent.begin_burst(PortId(3), &losses, 9);
         losses.count(4);
-        assert_eq!(recent.find(&frame, &losses), Some(PortId(7)), "a stranger's loss does not matter");
+        assert_eq!(recent.find(frame, &losses), Some(PortId(7)), "a stranger's loss does not matter");
         losses.count(7);
-        assert_eq!(recent.find(&frame, &losses), None, "the receiver's does");
+        assert_eq!(recent.find(frame, &losses), None, "the receiver's does");
         recent = remembered();
         losses.count(3);
         recent.begin_burst(PortId(3), &losses, 9);
-        assert_eq!(recent.find(&frame, &losses), None, "the sender's does from the next burst on");
+        assert_eq!(recent.find(frame, &losses), None, "the sender's does from the next burst on");
         recent = remembered();
         recent.begin_burst(PortId(3), &losses, 10);
-        assert_eq!(recent.find(&frame, &losses), None);
+        assert_eq!(recent.find(frame, &losses), None);
     }
 }

@@ -6,12 +6,12 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use crate::frame::ethernet::MacAddr;
+use crate::frame::ethernet::{HEADER_LEN as ETHERNET_HEADER_LEN, MacAddr};
 use crate::frame::offload::{self, Offload};
 use crate::frame::vnet::VnetHeader;
 use crate::metrics::Counter;
 use crate::ring::{BURST_BYTES_MAX, BURST_FRAMES_MAX, Burst, FRAME_LEN_MAX};
-use crate::switch::{PortId, Switch, Verdict};
+use crate::switch::{Addresses, PortId, Switch, Verdict};
 
 use super::network::{Network, port_id};
 use super::port::Port;
@@ -31,7 +31,7 @@ const _: () = assert!(BURST_FRAMES_MAX == u32::BITS as usize, "a burst's frames 
 
 /// What is to become of a burst.
 struct Plan {
-    /// What each frame asks for.
+    /// What each frame asks for that is not plain.
     judged: Judged,
     /// Frames for one port alone, by port, as bits.
     frames_for: Vec<u32>,
@@ -42,20 +42,40 @@ struct Plan {
 }
 
 impl Plan {
-    /// Frame `i` is for port `to`.
-    #[inline(always)]
-    fn add(&mut self, to: PortId, i: usize) {
-        // As long as the list of ports is; a port that came after it was made gets its frame all the same.
-        let to_index = usize::from(to.0);
-        if to_index >= self.frames_for.len() {
-            self.frames_for.resize(to_index + 1, 0);
+    /// Adds frames for one port.
+    #[inline]
+    fn add(&mut self, row: &Row) {
+        let to = usize::from(row.to.0);
+        if to >= self.frames_for.len() {
+            self.frames_for.resize(to + 1, 0);
         }
-        let frames = &mut self.frames_for[to_index];
-        if *frames == 0 {
-            self.receivers.push(to.0);
+        let frames = &mut self.frames_for[to];
+        if *frames == 0 && row.frames != 0 {
+            self.receivers.push(row.to.0);
         }
-        *frames |= 1 << i;
+        *frames |= row.frames;
     }
+}
+
+/// Frames that follow each other and have the same Ethernet header.
+struct Row {
+    /// Its first eight bytes and its last, which overlap.
+    header: [u64; 2],
+    to: PortId,
+    /// As bits.
+    frames: u32,
+}
+
+impl Row {
+    /// No frame is one of these: the words disagree about the bytes that both have.
+    const NONE: Self = Self { header: [0, u64::MAX], to: PortId(0), frames: 0 };
+}
+
+/// An Ethernet header in a form that is quickly compared.
+#[inline(always)]
+fn words(header: &[u8; ETHERNET_HEADER_LEN]) -> [u64; 2] {
+    let ([front @ .., _, _, _, _, _, _], [_, _, _, _, _, _, back @ ..]) = (header, header);
+    [u64::from_ne_bytes(*front), u64::from_ne_bytes(*back)]
 }
 
 /// What a worker forwards with.
@@ -105,19 +125,38 @@ impl Forwarder {
     }
 
     /// Makes the plan.
+    #[inline(never)]
     fn judge(&mut self, from: usize, port: &mut Port, burst: &Burst, now_s: u32) {
         let Self { network, halves, plan, .. } = self;
         port.recent.begin_burst(port_id(from), network.losses(), now_s);
         let flood_left = FLOOD_COST_PER_BURST_MAX;
         let mut judge = Judge { network, from, halves, port, now_s, switch: None, met: None, flood_left };
         plan.flooded = 0;
+        // Frames to one guest come in rows.
+        let mut row = Row::NONE;
+        let (plain, mut bit) = (burst.plain(), 1_u32);
         for i in 0..burst.len() {
-            match judge.judge_frame(burst, i, &mut plan.judged[i]) {
-                Verdict::Forward(to) => plan.add(to, i),
-                Verdict::Flood => plan.flooded |= 1 << i,
+            let (header, frame) = (words(burst.ethernet_header(i)), bit);
+            bit = bit.wrapping_shl(1);
+            if header == row.header && plain & frame != 0 {
+                row.frames |= frame;
+                continue;
+            }
+            match judge.judge(burst, i, &mut plan.judged[i]) {
+                Verdict::Forward(to) => {
+                    plan.add(&row);
+                    row = Row { header, to, frames: frame };
+                    if Addresses::of(burst.ethernet_header(i)) == Addresses::NONE {
+                        // A tag has more to say than the header: the next frame is judged by itself.
+                        plan.add(&row);
+                        row = Row::NONE;
+                    }
+                }
+                Verdict::Flood => plan.flooded |= frame,
                 Verdict::Drop(reason) => judge.port.shared.counters.owner.count(reason),
             }
         }
+        plan.add(&row);
         judge.finish();
     }
 
@@ -168,18 +207,26 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     /// What frame `i` asks for, and where it goes.
-    #[inline(always)]
-    fn judge_frame(&mut self, burst: &Burst, i: usize, asks: &mut Offload) -> Verdict {
+    #[inline(never)]
+    fn judge(&mut self, burst: &Burst, i: usize, asks: &mut Offload) -> Verdict {
         *asks = Offload::None;
-        if !burst.is_plain(i) {
+        let mut addresses = Addresses::NONE;
+        if burst.plain() & 1 << i == 0 {
             match self.check_offload(burst, i) {
-                Ok(offload) => *asks = offload,
+                // Perhaps not even an Ethernet header.
+                Ok(Offload::None) => {}
+                Ok(offload) => {
+                    *asks = offload;
+                    addresses = Addresses::of(burst.ethernet_header(i));
+                }
                 Err(reason) => return Verdict::Drop(reason),
             }
+        } else {
+            addresses = Addresses::of(burst.ethernet_header(i));
         }
-        match self.port.recent.find(burst.head(i), self.network.losses()) {
+        match self.port.recent.find(addresses, self.network.losses()) {
             Some(to) => Verdict::Forward(to),
-            None => self.ask_switch(burst, i, asks),
+            None => self.ask_switch(burst, i, addresses, asks),
         }
     }
 
@@ -197,12 +244,8 @@ impl Judge<'_> {
         Ok(offload)
     }
 
-    #[inline(never)]
-    fn ask_switch(&mut self, burst: &Burst, i: usize, asks: &Offload) -> Verdict {
+    fn ask_switch(&mut self, burst: &Burst, i: usize, addresses: Addresses, asks: &Offload) -> Verdict {
         let (head, len) = (burst.head(i), burst.frame_len(i));
-        if len > FRAME_LEN_MAX {
-            return Verdict::Drop(Counter::DropTxTooLong);
-        }
         let (network, now_s) = (self.network, self.now_s);
         let switch = self.switch.get_or_insert_with(|| {
             let mut switch = network.switch();
@@ -211,7 +254,7 @@ impl Judge<'_> {
         });
         let verdict = switch.forward(port_id(self.from), head);
         if let Verdict::Forward(to) = verdict {
-            self.port.recent.remember(head, to, network.losses());
+            self.port.recent.remember(addresses, to, network.losses());
         }
         if !self.port.is_known && !matches!(verdict, Verdict::Drop(_)) {
             self.port.is_known = true;

@@ -19,7 +19,7 @@ use crate::ring::{BURST_FRAMES_MAX, Burst, Bytes, GuestMem, Refusal, RingError, 
 use crate::vhost::control_queue::ControlQueue;
 use crate::vhost::features::RINGS_MAX;
 
-/// What each frame of a burst asks for.
+/// What each frame of a burst asks for, where it is not plain.
 pub(super) type Judged = [Offload; BURST_FRAMES_MAX];
 
 /// Private memory for frames that must be changed for a receiver.
@@ -126,9 +126,14 @@ impl ReceivingHalf {
         let mut tally = Tally::default();
         let mut left = frames;
         while left != 0 && tally.lie.is_none() {
+            left = tally.put_plain(ring, burst, left);
+            if left == 0 {
+                break;
+            }
             let i = left.trailing_zeros() as usize;
             left &= left - 1;
-            match judged[i] {
+            let is_plain = burst.plain() & 1 << i != 0;
+            match if is_plain { Offload::None } else { judged[i] } {
                 Offload::None => tally.put(ring, Offload::None, &burst.bytes(i)),
                 offload => tally.put_offloaded(ring, offload, &burst.bytes(i), receiving.takes, workshop),
             }
@@ -213,8 +218,23 @@ impl Receiving {
 }
 
 impl Tally {
-    /// Puts one frame into the ring.
+    /// Puts the plain frames among `left` into the ring, up to the first that is not plain or finds no room in one
+    /// buffer. Returns what is left.
     #[inline(always)]
+    fn put_plain(&mut self, ring: &mut RxRing, burst: &Burst, left: u32) -> u32 {
+        let others = left & !burst.plain();
+        let row = left & lowest_bit(others).wrapping_sub(1);
+        if row == 0 {
+            return left;
+        }
+        let refused = ring.deliver_plain(burst, row);
+        let delivered = row & !refused;
+        self.frames += u64::from(delivered.count_ones());
+        self.bytes += burst.bytes_of(delivered);
+        left & !delivered
+    }
+
+    /// Puts one frame into the ring.
     fn put(&mut self, ring: &mut RxRing, offload: Offload, bytes: &Bytes<'_>) {
         debug_assert!(self.lie.is_none(), "the same entry is never tried again");
         match ring.deliver(offload.header().emit(0), bytes) {
@@ -308,4 +328,9 @@ pub(super) fn bits(mut set: u32) -> impl Iterator<Item = usize> {
         set &= set - 1;
         Some(lowest)
     })
+}
+
+/// The lowest bit that is set, alone; zero if there is none.
+fn lowest_bit(set: u32) -> u32 {
+    set & set.wrapping_neg()
 }
