@@ -200,9 +200,9 @@ impl SplitRing {
         unsafe { self.areas.avail.add(4 + 2 * slot).cast::<u16>().read_volatile() }
     }
 
-    /// Looks at the chains from `ahead` on, one for each place in `buffers`, for those that are a single buffer going the
-    /// wanted way, in the region that was used last. Notes them, up to the first that is not so, and returns how many
-    /// there are. For the others [`Self::open`] and [`Self::walk`] must be asked. All must be among those that
+    /// Looks at the chains from `ahead` on, one for each place in `buffers`, for those that are a single buffer going
+    /// the wanted way, in the region that was used last. Notes them, up to the first that is not so, and returns how
+    /// many there are. For the others [`Self::open`] and [`Self::walk`] must be asked. All must be among those that
     /// [`Self::available`] counted.
     // Not inlined: its loop needs every register.
     #[inline(never)]
@@ -383,8 +383,8 @@ impl SplitRing {
     pub(super) fn push_all_used(&mut self, chains: impl Iterator<Item = (u16, u32)>) {
         let (used, mask, mut next) = (self.areas.used, self.size - 1, self.next_used);
         for (head, len) in chains {
-            // SAFETY: the index is below size, and `locate` checked that the used ring has `size` entries of eight bytes
-            // after its four-byte header, aligned to four.
+            // SAFETY: the index is below size, and `locate` checked that the used ring has `size` entries of eight
+            // bytes after its four-byte header, aligned to four.
             unsafe {
                 let element = used.add(4 + 8 * usize::from(next & mask)).cast::<u32>();
                 element.write_volatile(u32::from(head));
