@@ -67,7 +67,7 @@ pub struct RxRing {
     effort: u32,
 }
 
-// SAFETY: the spans are used only inside `deliver`, while the ring keeps their memory alive.
+// SAFETY: the spans and buffers are used only by the calls that find them, while the ring keeps their memory alive.
 unsafe impl Send for RxRing {}
 
 impl RxRing {

@@ -30,7 +30,7 @@ const _: () = assert!(BURST_DESCRIPTORS_MAX >= QUEUE_SIZE_MAX as u32, "one chain
 
 /// Frames taken from one ring in one go. Belongs to the worker and is filled again and again.
 ///
-/// Invariant: the spans lie in `mem`, which the burst keeps alive.
+/// Invariant: the spans, and what follows the heads, lie in `mem`, which the burst keeps alive.
 #[derive(Debug)]
 pub struct Burst {
     mem: Option<Arc<GuestMem>>,
@@ -38,8 +38,8 @@ pub struct Burst {
     bytes: u64,
     /// Frames that ask for no offload and are neither runts nor too long, as bits.
     plain: u32,
-    /// What follows each frame's head, where that is in one piece; else `ptr` is null and `pieces` says where it is. The
-    /// length is the frame's, head included; saturated, so that a frame that is too long still is.
+    /// What follows each frame's head, where that is in one piece; else `ptr` is null and `pieces` says where it is.
+    /// The length is the frame's, head included; saturated, so that a frame that is too long still is.
     frames: [Buffer; BURST_FRAMES_MAX],
     /// For each frame the places of its pieces in `spans`: from, and up to.
     pieces: [(u32, u32); BURST_FRAMES_MAX],
@@ -48,7 +48,7 @@ pub struct Burst {
     vnets: [[u8; VNET_HEADER_READ]; BURST_FRAMES_MAX],
 }
 
-// SAFETY: the spans are raw addresses in mappings that `mem` keeps alive.
+// SAFETY: spans and frames are raw addresses in mappings that `mem` keeps alive.
 unsafe impl Send for Burst {}
 
 impl Default for Burst {

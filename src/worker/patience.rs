@@ -1,11 +1,11 @@
 //! How long a ring is polled after it was last seen with work.
 //!
-//! Theory of operation. To poll a ring that stays empty takes a core from guests that could use it; to arm it too early
-//! costs the guest a kick and us a wake-up. Which of the two is dearer depends on how long the ring stays empty, and the
-//! best guess at that is how long it did the last times. So each ring learns from its own gaps: one that polling to the
-//! bound would have spanned makes the ring's patience twice as long, one that was longer than the bound makes it half as
-//! long. A ring in steady exchange is soon polled through its gaps, one that speaks once in a while is armed at once.
-//! (KVM decides in the same way how long a halted processor is polled for.)
+//! Theory of operation. To poll a ring that stays empty takes a core from guests that could use it; to arm it too
+//! early costs the guest a kick and us a wake-up. Which of the two is dearer depends on how long the ring stays empty,
+//! and the best guess at that is how long it did the last times. So each ring learns from its own gaps: one that
+//! polling to the bound would have spanned makes the ring's patience twice as long, one that was longer than the bound
+//! makes it half as long. A ring in steady exchange is soon polled through its gaps, one that speaks once in a while is
+//! armed almost at once. (KVM decides in the same way how long a halted processor is polled for.)
 //!
 //! Limits: [`MIN_NS`] and [`MAX_NS`], both small against what a person or a scheduler notices.
 

@@ -258,7 +258,8 @@ impl Tally {
         }
     }
 
-    /// Puts a frame that asks for an offload into the ring: as it is, or with the work done that the guest leaves to us.
+    /// Puts a frame that asks for an offload into the ring: as it is, or with the work done that the guest leaves to
+    /// us.
     #[inline(never)]
     fn put_offloaded(
         &mut self,
