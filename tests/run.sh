@@ -47,6 +47,8 @@ step "build" cargo test --locked --no-run
 step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc
 step "the whole, with a driver in process" everything_but_guests
+step "the same with two workers" env WIRE_WORKERS=2 cargo test --locked --no-fail-fast --test wire
+step "instructions for a frame" benches/instructions.sh
 step "fuzz targets, 10 s each" fuzz/run.sh 10
 step "real guests" cargo test --locked --no-fail-fast --test guests -- --show-output
 

@@ -31,6 +31,8 @@ install_missing() {
     else
         # The fuzzer's runtime is C++.
         command -v c++ >/dev/null || want+=(g++)
+        # Counts instructions.
+        command -v valgrind >/dev/null || want+=(valgrind)
     fi
     ((${#want[@]})) || return 0
     if ((EUID)); then

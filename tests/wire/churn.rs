@@ -9,7 +9,7 @@ use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::daemon::{Daemon, Facts, until};
+use crate::daemon::{Daemon, Facts, until, workers};
 use crate::guest::{Config, Guest, introduce, mac, plain};
 use crate::memory::{BASE, Memory};
 
@@ -158,8 +158,8 @@ fn one_leaked_descriptor_would_be_seen() {
     for number in 0..10 {
         cycle(&daemon, &mut first, &mut bystanders, number);
     }
-    // The supervisor, the worker, the log, and two for each session.
-    until("the ports have gone", || daemon.facts().threads == 9);
+    // The supervisor, the log, the workers, and two for each session.
+    until("the ports have gone", || daemon.facts().threads == 2 + workers() + 2 * 3);
     let before = daemon.facts();
     // A descriptor that the session did not have before, and keeps, is what a leak looks like.
     let kept = EventFd::new(EFD_NONBLOCK).expect("an eventfd");

@@ -32,6 +32,11 @@ pub(crate) struct Facts {
     pub(crate) rss_anon_kib: u64,
 }
 
+/// The daemon's workers.
+pub(crate) fn workers() -> usize {
+    std::env::var("WIRE_WORKERS").map_or(1, |workers| workers.parse().expect("WIRE_WORKERS is a number"))
+}
+
 /// Waits until `done` says so.
 #[track_caller]
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -63,6 +68,8 @@ impl Daemon {
     fn launch(mut command: Command, arguments: &[&str], statistics: bool) -> Self {
         let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
         command.arg("internal").arg("--socket-path").arg(folder.path().join("net.sock")).args(arguments);
+        // The same tests must hold however many workers there are; `tests/run.sh` runs them with one and with two.
+        command.args(["--workers", &workers().to_string()]);
         if statistics {
             command.arg("--stats").arg(folder.path().join("stats"));
         }
