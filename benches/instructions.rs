@@ -17,6 +17,7 @@ fn main() {
     let mut frame = [&mac(1)[..], &mac(0), &[0x88, 0xb5]].concat();
     frame.resize(64, 0x5a);
     bed.load(0, &[0; 12], &frame);
+    bed.poll_only();
     bed.send(0, 32);
     for _ in 1..bursts {
         bed.send_on(0, 32);

@@ -30,6 +30,9 @@ const SEND_BUFFERS: u64 = 0x40_0000;
 /// From one send buffer to the next.
 const SEND_STRIDE: u64 = 0x1_1000;
 
+/// A flag of the available ring.
+const NO_INTERRUPT: u16 = 1;
+
 /// A guest with one pair of queues.
 struct Guest {
     port: PortMailbox,
@@ -125,6 +128,14 @@ impl Bed {
             self.worker.turn();
         }
         self.guests.iter_mut().for_each(Guest::refill);
+    }
+
+    /// Has no guest want interrupts from now on, as drivers that poll do.
+    #[allow(dead_code, reason = "not every benchmark does")]
+    pub(crate) fn poll_only(&mut self) {
+        for ring in self.guests.iter().flat_map(|guest| [&guest.transmit, &guest.receive]) {
+            ring.write(ring.avail, NO_INTERRUPT);
+        }
     }
 
     /// Has a guest send `count` times what it has loaded, and all guests take what they get. Returns how long the

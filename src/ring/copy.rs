@@ -117,18 +117,19 @@ pub(super) fn fill(header: &[u8], bytes: &Bytes<'_>, to: Span) {
 /// Writes the first line of a frame that leaves nothing to its receiver to the front of `to`, which must hold as many
 /// bytes: without a call, since many frames are no longer.
 #[inline(always)]
-pub(super) fn fill_plain(header_len: usize, line: &[u8; HEAD_PLAIN], to: Span) {
-    debug_assert!((header_len == 10 || header_len == 12) && to.len >= header_len + HEAD_PLAIN);
+pub(super) fn fill_plain<const HEADER_LEN: usize>(line: &[u8; HEAD_PLAIN], to: Span) {
+    const { assert!(HEADER_LEN == 10 || HEADER_LEN == 12) };
+    debug_assert!(to.len >= HEADER_LEN + HEAD_PLAIN);
     // SAFETY: `to` holds as many bytes, as the caller says; the line is private memory, which overlaps no guest's.
     unsafe {
         to.ptr.cast::<[u8; 8]>().write_unaligned([0; 8]);
-        if header_len == 12 {
+        if HEADER_LEN == 12 {
             // `num_buffers`, behind two bytes of `csum_offset`.
             to.ptr.add(8).cast::<[u8; 4]>().write_unaligned([0, 0, 1, 0]);
         } else {
             to.ptr.add(8).cast::<[u8; 2]>().write_unaligned([0; 2]);
         }
-        to.ptr.add(header_len).cast::<[u8; HEAD_PLAIN]>().write_unaligned(*line);
+        to.ptr.add(HEADER_LEN).cast::<[u8; HEAD_PLAIN]>().write_unaligned(*line);
     }
 }
 

@@ -129,49 +129,55 @@ impl RxRing {
 
     /// Does the same with frames of a burst, those that `frames` has bits for, all of them plain, as far as each finds
     /// room in the next buffer. Returns those that have not.
-    #[inline(never)]
     pub fn deliver_plain(&mut self, burst: &Burst, frames: u32) -> u32 {
+        if self.unpublished + burst.byte_count() as usize > PUBLISH_BYTES {
+            // The guest should hear of some before the last is copied.
+            return frames;
+        }
+        match self.header_len {
+            VNET_HEADER_WRITTEN => self.deliver_rows::<VNET_HEADER_WRITTEN>(burst, frames),
+            _ => self.deliver_rows::<{ VNET_HEADER_WRITTEN - 2 }>(burst, frames),
+        }
+    }
+
+    // Not inlined: its loop needs every register.
+    #[inline(never)]
+    fn deliver_rows<const HEADER_LEN: usize>(&mut self, burst: &Burst, frames: u32) -> u32 {
         let wanted = frames.count_ones() as u16;
         let available = match self.ring.available() {
-            Ok(seen) if seen >= wanted => seen,
-            Ok(_) => self.ring.refresh().unwrap_or(0),
-            // Found again, and reported, by whoever asks for the next frame.
+            _ if self.starved.is_some() => 0,
+            Ok(seen) if seen >= wanted => wanted,
+            // A lie is found again, and reported, by whoever asks for the next frame.
+            Ok(_) => self.ring.refresh().unwrap_or(0).min(wanted),
             Err(_) => 0,
         };
-        let available = if self.starved.is_some() { 0 } else { available };
-        let header_len = self.header_len;
-        let places = &mut self.buffers[..usize::from(available.min(wanted))];
-        let found = self.ring.gather::<true>(0, places);
-        let (mut n, mut left, mut unpublished) = (0, frames, self.unpublished);
+        let found = self.ring.gather::<true>(0, &mut self.buffers[..usize::from(available)]);
+        let (mut n, mut left) = (0, frames);
         for buffer in &mut self.buffers[..found] {
             let i = left.trailing_zeros() as usize % BURST_FRAMES_MAX;
             let len = burst.frame_len(i);
             // Far below 4 GiB.
-            let need = (header_len + len) as u32;
-            if buffer.len < need || unpublished > PUBLISH_BYTES {
+            let need = (HEADER_LEN + len) as u32;
+            if buffer.len < need {
                 break;
             }
             let to = Span { ptr: buffer.ptr, len: need as usize };
             if len >= HEAD_PLAIN {
-                fill_plain(header_len, burst.line(i), to);
+                fill_plain::<HEADER_LEN>(burst.line(i), to);
                 if len > HEAD_PLAIN {
-                    fill_rest(&burst.bytes(i), to.split_within(header_len + HEAD_PLAIN).1);
+                    fill_rest(&burst.bytes(i), to.split_within(HEADER_LEN + HEAD_PLAIN).1);
                 }
             } else {
-                fill(&PLAIN_HEADER[..header_len], &burst.bytes(i), to);
+                fill(&PLAIN_HEADER[..HEADER_LEN], &burst.bytes(i), to);
             }
             buffer.len = need;
-            unpublished += len;
             left &= left - 1;
             n += 1;
         }
-        self.unpublished = unpublished;
         self.ring.push_all_used(self.buffers[..n].iter().map(|buffer| (buffer.chain, buffer.len)));
         // At most BURST_FRAMES_MAX.
         self.ring.advance(n as u16);
-        if self.unpublished > PUBLISH_BYTES {
-            self.publish();
-        }
+        self.unpublished += burst.bytes_of(frames & !left) as usize;
         left
     }
 

@@ -242,11 +242,15 @@ impl TxRing {
         for ((buffer, head), vnet) in places[..found].iter_mut().zip(&mut heads[first..]).zip(&mut vnets[first..]) {
             let len = (buffer.len as usize).wrapping_sub(header_len);
             // One comparison for both bounds: below the least the difference wraps.
-            if len.wrapping_sub(RUNT_MAX) > FRAME_LEN_MAX - RUNT_MAX {
+            let mut head_len = if len.wrapping_sub(HEAD_PLAIN) <= FRAME_LEN_MAX - HEAD_PLAIN {
+                HEAD_PLAIN
+            } else if (RUNT_MAX..HEAD_PLAIN).contains(&len) {
+                len
+            } else {
                 break;
-            }
+            };
+            let mut is_plain = true;
             let (header, frame) = Span { ptr: buffer.ptr, len: buffer.len as usize }.split_within(header_len);
-            let (mut is_plain, mut head_len) = (true, if len >= HEAD_PLAIN { HEAD_PLAIN } else { len });
             if READ_HEADER {
                 copy_front(header, vnet);
                 what_is_copied_stays();
