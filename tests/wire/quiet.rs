@@ -98,7 +98,8 @@ fn interrupts_are_asked_for_by_index_with_event_idx() {
         b.receive();
     }
     let calls = b.receive[0].calls - before;
-    assert!((1..=50).contains(&calls), "{calls}");
+    // The interrupt of a frame before may come after that frame was seen.
+    assert!((1..=51).contains(&calls), "{calls}");
     // Without a new wish there is one interrupt for many frames.
     let before = b.receive[0].calls;
     for _ in 0..50 {
