@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::console::Console;
+use super::console::Console;
 
 /// Longer than a start may take on a busy machine.
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -23,12 +23,19 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// One that tells much.
     pub(crate) fn start() -> Self {
+        Self::with(&["-v"])
+    }
+
+    /// One with other options.
+    pub(crate) fn with(options: &[&str]) -> Self {
         let folder = TempDir::with_prefix("guestwire-guests-").expect("a temporary folder");
         // Should the test be killed, the daemon ends with it.
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", env!("CARGO_BIN_EXE_guestwire")])
-            .args(["internal", "-v"])
+            .arg("internal")
+            .args(options)
             .arg("--socket-path")
             .arg(folder.path().join("net.sock"))
             .stdin(Stdio::null())
@@ -46,6 +53,11 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(10));
         }
         daemon
+    }
+
+    #[allow(dead_code, reason = "benches/compare has it")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

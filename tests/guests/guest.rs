@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use crate::console::Console;
-use crate::daemon::Daemon;
-use crate::lab::Lab;
+use super::console::Console;
+use super::daemon::Daemon;
+use super::lab::Lab;
 
 /// A boot takes 2 to 5 s on emulated CPUs, more when others are busy.
 const BOOT_WITHIN: Duration = Duration::from_secs(60);
@@ -29,6 +29,16 @@ pub(crate) enum Vmm {
     UmlNew,
 }
 
+/// What a guest's NIC is attached to.
+#[derive(Clone, Debug)]
+pub(crate) enum Wire {
+    /// A vhost-user backend that listens here.
+    Socket(PathBuf),
+    /// The tap device of this name, in the network namespace that the VMM runs in.
+    #[allow(dead_code, reason = "benches/compare has it")]
+    Tap(String),
+}
+
 /// How a guest is started.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -37,18 +47,45 @@ pub(crate) struct Plan {
     number: u8,
     queues: u16,
     device_options: Vec<(String, String)>,
-    /// Started by the line that guestwire prints, not by those of `qemu-examples`.
+    /// Started by this line, one that guestwire has printed, not by those of `qemu-examples`.
+    printed_line: Option<String>,
     by_printed_line: bool,
+    /// A command that runs the VMM: one that pins it to a CPU, or enters a namespace.
+    under: Vec<String>,
+    /// Instead of the lab's.
+    initrd: Option<PathBuf>,
 }
 
 impl Plan {
     pub(crate) fn new(vmm: Vmm, number: u8) -> Self {
-        Self { vmm, number, queues: 1, device_options: Vec::new(), by_printed_line: false }
+        Self {
+            vmm,
+            number,
+            queues: 1,
+            device_options: Vec::new(),
+            printed_line: None,
+            by_printed_line: false,
+            under: Vec::new(),
+            initrd: None,
+        }
     }
 
     /// By the command line that guestwire prints.
     pub(crate) fn by_printed_line(self) -> Self {
         Self { by_printed_line: true, ..self }
+    }
+
+    /// With the VMM run by another command, which comes before those given so far.
+    #[allow(dead_code, reason = "benches/compare has it")]
+    pub(crate) fn under(mut self, command: &[&str]) -> Self {
+        self.under.splice(0..0, command.iter().map(|&word| word.to_owned()));
+        self
+    }
+
+    /// With another initramfs than the lab's.
+    #[allow(dead_code, reason = "benches/compare has it")]
+    pub(crate) fn initrd(self, path: &Path) -> Self {
+        Self { initrd: Some(path.to_owned()), ..self }
     }
 
     /// With four pairs of queues and four CPUs.
@@ -64,10 +101,18 @@ impl Plan {
     }
 
     /// Starts it; [`Guest::booted`] waits for it.
-    pub(crate) fn start(self, lab: &Lab, daemon: &Daemon) -> Guest {
+    pub(crate) fn start(mut self, lab: &Lab, daemon: &Daemon) -> Guest {
+        if self.by_printed_line {
+            self.printed_line = Some(daemon.printed_line(self.vmm == Vmm::Qemu72));
+        }
+        self.start_on(lab, &Wire::Socket(daemon.socket()), daemon.folder())
+    }
+
+    /// The same on anything; its own files go into `folder`.
+    pub(crate) fn start_on(self, lab: &Lab, wire: &Wire, folder: &Path) -> Guest {
         let mut command = match self.vmm {
-            Vmm::Qemu72 | Vmm::QemuNew => self.qemu(lab, daemon),
-            Vmm::Uml61 | Vmm::UmlNew => self.uml(lab, daemon),
+            Vmm::Qemu72 | Vmm::QemuNew => self.qemu(lab, wire),
+            Vmm::Uml61 | Vmm::UmlNew => self.uml(lab, wire, folder),
         };
         let mut child = command
             // A User Mode Linux that panics sends SIGTERM to its whole process group.
@@ -81,24 +126,26 @@ impl Plan {
         console.collect(child.stdout.take().expect("stdout is a pipe"));
         errors.collect(child.stderr.take().expect("stderr is a pipe"));
         let input = child.stdin.take().expect("stdin is a pipe");
-        Guest { plan: self, child, input, console, errors, last_id: 0 }
+        let wants_eth0 = self.nic_is_a_vector(wire);
+        Guest { plan: self, child, input, console, errors, last_id: 0, wants_eth0, line: told(&command) }
     }
 
     /// QEMU with the command line that `qemu-examples/internal/` gives its readers, as it stands there.
-    fn qemu(&self, lab: &Lab, daemon: &Daemon) -> Command {
+    fn qemu(&self, lab: &Lab, wire: &Wire) -> Command {
         let (folder, before) = match self.vmm {
             Vmm::Qemu72 => (lab.get("QEMU_72"), "before-9.2-"),
             _ => (lab.get("QEMU_NEW"), ""),
         };
-        let line = if self.by_printed_line {
-            self.printed(daemon)
+        let line = if let Some(line) = &self.printed_line {
+            printed(line)
         } else {
             let queues = if self.queues == 1 { "1-queue" } else { "4-queues" };
             let file =
                 Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("qemu-examples/internal/qemu-{before}{queues}.cmd"));
             std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
         };
-        let mut line = format!("exec setpriv --pdeathsig KILL {}", line.replace('\n', " "));
+        let line = if let Wire::Tap(name) = wire { on_tap(&line, name) } else { line };
+        let mut line = format!("exec {} setpriv --pdeathsig KILL {}", self.under.join(" "), line.replace('\n', " "));
         for (name, value) in &self.device_options {
             line.push_str(&format!(" -set device.nic0.{name}={value}"));
         }
@@ -112,46 +159,78 @@ impl Plan {
             .arg("-c")
             .arg(line)
             .env("PATH", format!("{folder}:{path}"))
-            .env("SOCKET", daemon.socket())
             .env("KERNEL", lab.get("KERNEL"))
-            .env("INITRD", lab.get("INITRD"))
+            .env("INITRD", self.initrd_or(lab.get("INITRD")))
             .env("ACCEL", lab.get("ACCEL"))
             .env("MAC", format!("52:54:00:67:77:{:02x}", self.number))
             // An emulated timer that is late when the kernel tests it would be given up for good.
             .env("APPEND", format!("no_timer_check {}", self.addresses()));
+        if let Wire::Socket(path) = wire {
+            command.env("SOCKET", path);
+        }
         command
     }
 
-    /// The printed line with what makes it a machine here: a kernel, a console, and an accelerator that works.
-    fn printed(&self, daemon: &Daemon) -> String {
-        let mut line = daemon.printed_line(self.vmm == Vmm::Qemu72);
-        line = line.replace("-accel kvm -accel tcg", "$ACCEL").replace("virtio-net-pci,", "virtio-net-pci,id=nic0,");
-        assert!(line.contains("$ACCEL") && line.contains(",id=nic0,"), "{line}");
-        line + r#" -kernel $KERNEL -initrd $INITRD -append "console=ttyS0 quiet $APPEND" -display none -serial stdio"#
-    }
-
-    fn uml(&self, lab: &Lab, daemon: &Daemon) -> Command {
+    fn uml(&self, lab: &Lab, wire: &Wire, folder: &Path) -> Command {
         let name = if self.vmm == Vmm::Uml61 { "UML_61" } else { "UML_NEW" };
-        let mut command = Command::new("setpriv");
+        let folder = folder.join(format!("uml-{}", self.number));
+        std::fs::create_dir_all(&folder).expect("a folder for User Mode Linux");
+        let mut words = self.under.iter().map(String::as_str).chain(["setpriv", "--pdeathsig", "KILL", lab.get(name)]);
+        let mut command = Command::new(words.next().expect("a program"));
         command
-            .args(["--pdeathsig", "KILL", lab.get(name)])
+            .args(words)
             .args(["mem=256M", "quiet", "con=null", "con0=fd:0,fd:1", "ssl=null", "seccomp=auto"])
-            .arg(format!("initrd={}", lab.get(&format!("{name}_INITRD"))))
-            .arg(format!("uml_dir={}", self.uml_folder(daemon).display()))
-            .arg(format!("virtio_uml.device={}:1", daemon.socket().display()))
-            .args(self.addresses().split(' '));
+            .arg(format!("initrd={}", self.initrd_or(lab.get(&format!("{name}_INITRD"))).display()))
+            .arg(format!("uml_dir={}", folder.display()));
+        match wire {
+            Wire::Socket(path) => {
+                command.arg(format!("virtio_uml.device={}:1", path.display())).args(self.addresses().split(' '))
+            }
+            // Frames longer than the MTU are sent in any case, and taken only with "gro".
+            Wire::Tap(name) => command.arg(format!("vec0:transport=tap,ifname={name},gro=1")),
+        };
         command
     }
 
-    fn uml_folder(&self, daemon: &Daemon) -> PathBuf {
-        let folder = daemon.folder().join(format!("uml-{}", self.number));
-        std::fs::create_dir_all(&folder).expect("a folder for User Mode Linux");
-        folder
+    /// Whether the NIC is User Mode Linux's own one, which the guest's `/init` does not know: it is called `vec0`.
+    fn nic_is_a_vector(&self, wire: &Wire) -> bool {
+        matches!((self.vmm, wire), (Vmm::Uml61 | Vmm::UmlNew, Wire::Tap(_)))
+    }
+
+    fn initrd_or<'a>(&'a self, labs: &'a str) -> &'a Path {
+        self.initrd.as_deref().unwrap_or(Path::new(labs))
     }
 
     fn addresses(&self) -> String {
         format!("gw.ip=10.9.0.{0}/24 gw.ip6=fd09::{0:x}/64", self.number)
     }
+}
+
+/// A command as one would type it. The caller's own variables are not told.
+fn told(command: &Command) -> String {
+    let variables = command.get_envs().filter(|(name, _)| *name != "PATH");
+    let variables = variables.map(|(name, value)| format!("{}={:?} ", name.display(), value.unwrap_or_default()));
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    variables.collect::<String>() + &words.join(" ")
+}
+
+/// A line that guestwire has printed, with what makes it a machine here: a kernel, a console, an accelerator that
+/// works.
+fn printed(line: &str) -> String {
+    let line = line.replace("-accel kvm -accel tcg", "$ACCEL").replace("virtio-net-pci,", "virtio-net-pci,id=nic0,");
+    assert!(line.contains("$ACCEL") && line.contains(",id=nic0,"), "{line}");
+    line + r#" -kernel $KERNEL -initrd $INITRD -append "console=ttyS0 quiet $APPEND" -display none -serial stdio"#
+}
+
+/// A line of `qemu-examples` with its NIC on a tap device, which QEMU itself serves.
+fn on_tap(line: &str, name: &str) -> String {
+    let tap = format!("-netdev tap,id=net0,ifname={name},script=no,downscript=no,vhost=off");
+    let without = line.lines().filter(|part| !part.trim_start().starts_with("-chardev"));
+    let changed: Vec<String> =
+        without.map(|part| part.replace("-netdev vhost-user,id=net0,chardev=chr0", &tap)).collect();
+    assert!(changed.iter().any(|part| part.contains(&tap)), "{line}");
+    changed.join("\n")
 }
 
 /// A guest that runs. Dropped, it is killed; its console is printed when that is because a test failed.
@@ -162,6 +241,9 @@ pub(crate) struct Guest {
     console: Console,
     errors: Console,
     last_id: u32,
+    wants_eth0: bool,
+    #[allow(dead_code, reason = "benches/compare has it")]
+    line: String,
 }
 
 /// What a guest's command came to.
@@ -177,9 +259,22 @@ pub(crate) struct Job(u32);
 
 impl Guest {
     /// Waits until its console listens.
-    pub(crate) fn booted(self) -> Self {
+    pub(crate) fn booted(mut self) -> Self {
         self.ready_after(0);
+        if self.wants_eth0 {
+            let (ip, ip6) = (self.ip(), self.ip6());
+            self.ok(&format!(
+                "/bin/ip link set lo up && /bin/ip link set vec0 name eth0 && /bin/ip link set eth0 up && \
+                 /bin/ip addr add {ip}/24 dev eth0 && /bin/ip addr add {ip6}/64 dev eth0 nodad"
+            ));
+        }
         self
+    }
+
+    /// The command that has started it.
+    #[allow(dead_code, reason = "benches/compare has it")]
+    pub(crate) fn command_line(&self) -> &str {
+        &self.line
     }
 
     fn ready_after(&self, from: usize) {

@@ -3,6 +3,7 @@
 #
 #   tests/lab/prepare.sh [--yes] demo     a guest kernel, its initramfs, this machine's QEMU
 #   tests/lab/prepare.sh [--yes] tests    the same, and Debian 12's QEMU and User Mode Linux, and sid's
+#   tests/lab/prepare.sh [--yes] bench    the same, and Debian 12's DPDK and Open vSwitch with DPDK
 #
 # The only thing it may install on this machine is what `install_missing` names, after asking. Everything else is fetched
 # by an apt of its own (own lists, own empty status file; the machine's /etc/apt is read, never written), unpacked with
@@ -181,9 +182,12 @@ new_uml_modules=(failover net_failover virtio_net)
 make_trees() {
     { closure_of "$base_suite" busybox-static iperf3 iproute2 ethtool libgcc-s1 && kernel_of "$base_suite"; } |
         make_tree guest "$base_suite"
-    if [[ $goal == tests ]]; then
+    if [[ $goal != demo ]]; then
         closure_of "$base_suite" qemu-system-x86 ipxe-qemu user-mode-linux | make_tree "$base_suite" "$base_suite"
         closure_of "$new_suite" qemu-system-x86 ipxe-qemu user-mode-linux | make_tree "$new_suite" "$new_suite"
+    fi
+    if [[ $goal == bench ]]; then
+        closure_of "$base_suite" dpdk-dev openvswitch-switch-dpdk | make_tree peers "$base_suite"
     fi
 }
 
@@ -257,7 +261,7 @@ make_initramfs() {
     tree=guest archive base fill_base
     tree=guest archive modules-kernel fill_modules "$cache/guest/lib/modules" "${kernel_modules[@]}"
     join guest modules-kernel
-    if [[ $goal == tests ]]; then
+    if [[ $goal != demo ]]; then
         tree=$base_suite archive modules-uml-base fill_modules "$cache/$base_suite/usr/lib/uml/modules" "${base_uml_modules[@]}"
         join guest-uml-base modules-uml-base
         tree=$new_suite archive modules-uml-new fill_modules "$cache/$new_suite/usr/lib/uml/modules" "${new_uml_modules[@]}"
@@ -308,8 +312,11 @@ merge_lib() {
     fi
 }
 
+peer_programs=(usr/bin/dpdk-testpmd usr/bin/ovs-vsctl usr/bin/ovs-appctl usr/bin/ovsdb-tool usr/sbin/ovsdb-server
+    usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk)
+
 make_launchers() {
-    local suite
+    local suite program
     for suite in "$base_suite" "$new_suite"; do
         merge_lib "$suite"
         launcher "$cache/bin/$suite/qemu-system-x86_64" "$suite" alone \
@@ -317,6 +324,11 @@ make_launchers() {
             -L "$cache/$suite/usr/lib/ipxe/qemu"
         launcher "$cache/bin/$suite/linux.uml" "$suite" with-its-children \
             "$cache/$suite/usr/bin/linux.uml"
+    done
+    [[ $goal == bench ]] || return 0
+    merge_lib peers
+    for program in "${peer_programs[@]}"; do
+        launcher "$cache/bin/peers/${program##*/}" peers alone "$cache/peers/$program"
     done
 }
 
@@ -326,7 +338,7 @@ make_launchers() {
 find_accel() {
     local qemu=qemu-system-x86_64 boot answer="$cache/accel" out
     accel="-accel tcg,thread=multi -cpu max"
-    [[ $goal == tests ]] && qemu="$cache/bin/$base_suite/$qemu"
+    [[ $goal != demo ]] && qemu="$cache/bin/$base_suite/$qemu"
     boot=$(</proc/sys/kernel/random/boot_id)
     if [[ -f $answer && $(head -n 1 "$answer") == "$boot" ]]; then
         accel=$(tail -n 1 "$answer")
@@ -346,10 +358,13 @@ find_accel() {
 write_env() {
     {
         printf "%s='%s'\n" KERNEL "$cache/vmlinuz" INITRD "$cache/guest.cpio.gz" ACCEL "$accel" BOOT "$(</proc/sys/kernel/random/boot_id)"
-        if [[ $goal == tests ]]; then
+        if [[ $goal != demo ]]; then
             printf "%s='%s'\n" QEMU_72 "$cache/bin/$base_suite" QEMU_NEW "$cache/bin/$new_suite" \
                 UML_61 "$cache/bin/$base_suite/linux.uml" UML_61_INITRD "$cache/guest-uml-base.cpio.gz" \
                 UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-new.cpio.gz"
+        fi
+        if [[ $goal == bench ]]; then
+            printf "%s='%s'\n" PEERS "$cache/peers" PEERS_BIN "$cache/bin/peers"
         fi
     } >"$cache/$goal.env.new"
     mv "$cache/$goal.env.new" "$cache/$goal.env"
@@ -361,11 +376,11 @@ yes=0 goal=""
 for arg in "$@"; do
     case $arg in
         --yes) yes=1 ;;
-        demo | tests) goal=$arg ;;
+        demo | tests | bench) goal=$arg ;;
         *) goal="" && break ;;
     esac
 done
-[[ $goal ]] || { echo "usage: tests/lab/prepare.sh [--yes] demo|tests" >&2; exit 2; }
+[[ $goal ]] || { echo "usage: tests/lab/prepare.sh [--yes] demo|tests|bench" >&2; exit 2; }
 [[ $(uname -m) == x86_64 ]] || die "only x86_64 guests are prepared, and this is $(uname -m)"
 command -v apt-get dpkg >/dev/null || die "this needs Debian or Ubuntu"
 
@@ -378,11 +393,11 @@ install_missing
 find_mirror
 find_keyring
 set_up_apt "$base_suite"
-[[ $goal == tests ]] && set_up_apt "$new_suite"
+[[ $goal != demo ]] && set_up_apt "$new_suite"
 make_trees
 ln -sf "$(only "$cache/guest" 'boot/vmlinuz-*')" "$cache/vmlinuz"
 make_initramfs
-[[ $goal == tests ]] && make_launchers
+[[ $goal != demo ]] && make_launchers
 find_accel
 write_env
 say "ready: $cache/$goal.env"

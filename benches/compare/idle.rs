@@ -1,0 +1,131 @@
+//! The load "idle": ports that are attached and say nothing, and what they cost in CPU time, wakes and memory.
+//!
+//! Nothing is pinned but Open vSwitch's polling thread, to core 1; there is no other load.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::ovs::Ovs;
+use crate::quiet_port::QuietPort;
+use crate::recorder::{Reading, Recorder};
+use crate::vm::daemon::Daemon;
+use crate::vm::lab::Lab;
+
+/// What just happened has an end: a switch may poll for a moment before it sleeps.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) pairs: usize,
+    /// For which each switch is watched.
+    pub(crate) seconds: u32,
+    /// How many quiet ports.
+    pub(crate) ports: Vec<usize>,
+}
+
+enum Running {
+    Guestwire(Daemon),
+    Ovs(Box<Ovs>),
+}
+
+impl Running {
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Guestwire(daemon) => daemon.pid(),
+            Self::Ovs(ovs) => ovs.pid(),
+        }
+    }
+
+    fn attach(&mut self, ports: usize) -> Vec<QuietPort> {
+        let sockets = match self {
+            Self::Guestwire(daemon) => vec![daemon.socket(); ports],
+            Self::Ovs(ovs) => ovs.add_listening_ports(ports),
+        };
+        let attach = |socket: &PathBuf| QuietPort::attach(socket);
+        let attached: Result<Vec<_>, _> = sockets.iter().map(attach).collect();
+        attached.unwrap_or_else(|error| panic!("a port of process {}: {error}", self.pid()))
+    }
+}
+
+/// Each number of ports, on guestwire and on Open vSwitch in turn.
+pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
+    let lab = Lab::prepared_for("bench");
+    for &ports in &options.ports {
+        for pair in 0..options.pairs {
+            for side in ["guestwire", "ovs"] {
+                let running = if side == "ovs" {
+                    Running::Ovs(Box::new(Ovs::start(&lab, false, recorder)))
+                } else {
+                    recorder.command("guestwire", "guestwire internal --socket-path net.sock");
+                    Running::Guestwire(Daemon::with(&[]))
+                };
+                let seconds = Duration::from_secs(options.seconds.into());
+                for (metric, unit, value) in watch(running, ports, seconds) {
+                    let case = format!("ports-{ports}");
+                    recorder.record(&Reading {
+                        load: "idle",
+                        case: &case,
+                        peer: "ovs",
+                        pair,
+                        side,
+                        metric,
+                        unit,
+                        value,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Attaches so many ports and then only looks.
+fn watch(mut running: Running, ports: usize, seconds: Duration) -> Vec<(&'static str, &'static str, f64)> {
+    std::thread::sleep(SETTLE);
+    let pid = running.pid();
+    let empty = anonymous_kib(pid);
+    let attached = running.attach(ports);
+    std::thread::sleep(SETTLE);
+    let full = anonymous_kib(pid);
+    let (begin, cpu, sleeps) = (Instant::now(), cpu_seconds(pid), voluntary_switches(pid));
+    std::thread::sleep(seconds);
+    let (cpu, sleeps) = (cpu_seconds(pid) - cpu, voluntary_switches(pid) - sleeps);
+    let watched = begin.elapsed().as_secs_f64();
+    drop(attached);
+    vec![
+        ("cpu", "% of a core", cpu / watched * 100.0),
+        ("wakes", "1/s", sleeps / watched),
+        ("memory-per-port", "KiB", (full - empty) / ports as f64),
+        ("memory", "KiB", full),
+    ]
+}
+
+/// Anonymous memory in RAM; huge pages are not in it.
+fn anonymous_kib(pid: u32) -> f64 {
+    field(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "RssAnon:")
+}
+
+/// What all threads have run so far.
+fn cpu_seconds(pid: u32) -> f64 {
+    let times = of_each_thread(pid, "schedstat");
+    let nanoseconds = times.iter().map(|text| text.split(' ').next().unwrap().parse::<f64>().unwrap());
+    nanoseconds.sum::<f64>() / 1e9
+}
+
+/// How often a thread of its has gone to sleep, which is how often it was woken.
+fn voluntary_switches(pid: u32) -> f64 {
+    of_each_thread(pid, "status").iter().map(|text| field(text, "voluntary_ctxt_switches:")).sum()
+}
+
+fn of_each_thread(pid: u32, file: &str) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap_or_else(|error| panic!("process {pid}: {error}"));
+    let paths = tasks.map(|task| task.unwrap().path().join(file)).collect::<Vec<PathBuf>>();
+    // A thread may end between being named and being read.
+    paths.iter().filter_map(|path| fs::read_to_string(path).ok()).collect()
+}
+
+fn field(text: &str, name: &str) -> f64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    value.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().unwrap()
+}

@@ -1,0 +1,124 @@
+//! guestwire beside the programs that people would use otherwise, in pairs: `benches/compare/run.sh --help`.
+#![allow(clippy::unwrap_used, reason = "what cannot be measured ends the run")]
+
+mod extras;
+mod filter;
+mod guests;
+mod huge_pages;
+mod idle;
+mod machine;
+mod ovs;
+mod packets;
+mod plot;
+mod process;
+mod quiet_port;
+mod ratios;
+mod recorder;
+mod report;
+mod switches;
+mod targets;
+mod testpmd;
+mod vm;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use huge_pages::HugePages;
+use machine::Machine;
+use recorder::{Recorder, folder_of_today};
+
+/// Measures guestwire beside its peers, one and the other in turn, and writes all of it down
+///
+/// The readings, the commands, the machine and a summary go to benches/runs/DATE-COMMIT. Readings are added to those
+/// that are there, never taken out.
+#[derive(Parser)]
+#[command(name = "benches/compare/run.sh")]
+struct Arguments {
+    /// What to measure; all of it if nothing is said
+    loads: Vec<Load>,
+    /// Pairs of each case [default: 15 for packets, 3 for idle, 7 for guests]
+    #[arg(long, value_name = "N")]
+    pairs: Option<usize>,
+    /// Seconds of each case [default: 2 for packets, 60 for idle, 5 for guests]
+    #[arg(long, value_name = "N")]
+    seconds: Option<u32>,
+    /// Sizes of frames for packets, in bytes
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "64,256,1500,9000")]
+    sizes: Vec<usize>,
+    /// Only these peers: testpmd and ovs for packets; bridge, ovs-tso and ovs for guests
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    peers: Option<Vec<String>>,
+    /// Numbers of ports for idle
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "2,64,256")]
+    ports: Vec<usize>,
+    /// For guests and qemu: both guests on core 0 and the switch on core 1 alone
+    #[arg(long)]
+    apart: bool,
+    /// Where to write
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Cargo's own.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Load {
+    /// A driver that only passes frames on: testpmd, Open vSwitch with DPDK
+    Packets,
+    /// User Mode Linux guests: the kernel's bridge, Open vSwitch with DPDK
+    Guests,
+    /// The same with QEMU guests on emulated processors
+    Qemu,
+    /// Ports that say nothing: Open vSwitch with DPDK
+    Idle,
+    /// Nothing: only the summary is written anew
+    Report,
+}
+
+impl Arguments {
+    fn run(&self, load: Load, recorder: &mut Recorder) {
+        let number = |pairs: usize| self.pairs.unwrap_or(pairs);
+        let time = |seconds: u32| self.seconds.unwrap_or(seconds);
+        let peers = |all: &[&str]| match &self.peers {
+            Some(peers) => peers.clone(),
+            None => all.iter().map(|&peer| peer.to_owned()).collect(),
+        };
+        let guests = || guests::Options {
+            pairs: number(7),
+            seconds: time(5),
+            peers: peers(if load == Load::Qemu { &["bridge", "ovs"] } else { &["bridge", "ovs-tso", "ovs"] }),
+            apart: self.apart,
+        };
+        match load {
+            Load::Packets => {
+                let (pairs, seconds, sizes) = (number(15), time(2), self.sizes.clone());
+                packets::run(&packets::Options { pairs, seconds, sizes, peers: peers(&["testpmd", "ovs"]) }, recorder);
+            }
+            Load::Guests => guests::run_uml(&guests(), recorder),
+            Load::Qemu => guests::run_qemu(&guests(), recorder),
+            Load::Idle => {
+                let options = idle::Options { pairs: number(3), seconds: time(60), ports: self.ports.clone() };
+                idle::run(&options, recorder);
+            }
+            Load::Report => {}
+        }
+    }
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let folder = arguments.out.clone().unwrap_or_else(folder_of_today);
+    let all = [Load::Packets, Load::Guests, Load::Qemu, Load::Idle];
+    let loads = if arguments.loads.is_empty() { &all[..] } else { &arguments.loads };
+    if loads != [Load::Report] {
+        let mut recorder = Recorder::new(&folder);
+        let _pages = HugePages::take();
+        let _machine = Machine::begin(&folder);
+        for &load in loads {
+            arguments.run(load, &mut recorder);
+        }
+    }
+    report::write(&folder);
+}

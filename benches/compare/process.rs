@@ -1,0 +1,88 @@
+//! A program that a load has started: its output kept, and its end certain.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::vm::console::Console;
+
+/// Longer than a program may take to end on a busy machine.
+const END_WITHIN: Duration = Duration::from_secs(10);
+
+/// A program that runs until this is dropped.
+pub(crate) struct Process {
+    child: Child,
+    log: Console,
+}
+
+/// Waits until `done` gives something. `None` when that does not come.
+pub(crate) fn within<T>(time: Duration, mut done: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + time;
+    loop {
+        let found = done();
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a program to its end, which must be a good one; what it wrote.
+pub(crate) fn run(words: &[&str], environment: &[(&str, String)]) -> String {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).envs(environment.iter().map(|(name, value)| (*name, value))).stdin(Stdio::null());
+    let output = command.output().unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {}\n{error}", words.join(" "), output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+impl Process {
+    /// Starts it. Should we be killed, it is killed too.
+    pub(crate) fn start(words: &[&str], environment: &[(&str, String)]) -> Self {
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .args(words)
+            .envs(environment.iter().map(|(name, value)| (*name, value)))
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("setpriv {words:?}: {error}"));
+        let log = Console::default();
+        log.collect(child.stdout.take().unwrap());
+        log.collect(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The end of what it wrote.
+    pub(crate) fn tail(&self) -> String {
+        self.log.tail(30)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the end of what process {} wrote:\n{}", self.pid(), self.tail());
+        }
+        let _ = kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), Signal::SIGTERM);
+        if within(END_WITHIN, || self.has_ended().then_some(())).is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What the readings of a run amount to: `summary.md`, and a picture for each load.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::plot;
+use crate::ratios::{Figures, Row, percentile, read};
+use crate::targets::target_of;
+
+/// Writes the summary of the run in `folder`, and its pictures.
+pub(crate) fn write(folder: &Path) {
+    let csv = std::fs::read_to_string(folder.join("readings.csv")).expect("a run has readings");
+    let rows = read(&csv).unwrap_or_else(|problem| panic!("readings.csv, {problem}"));
+    let mut text = String::from(
+        "# What the readings amount to\n\n\
+         Made from `readings.csv` by `benches/compare/run.sh report`. Medians of each side; guestwire divided by the\n\
+         peer pair by pair: its median, 10th and 90th percentile. The machine is in `machine.txt`, the commands are\n\
+         in `commands.txt`.\n\n\
+         | load | case | peer | metric | guestwire | peer | ratio | 10 % | 90 % | pairs | target |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for (row, figures) in &rows {
+        line(&mut text, row, figures);
+    }
+    let path = folder.join("summary.md");
+    std::fs::write(&path, &text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    plot::draw_all(folder, &rows).unwrap_or_else(|error| panic!("a picture in {}: {error}", folder.display()));
+    eprintln!("{}", path.display());
+}
+
+fn line(text: &mut String, row: &Row, figures: &Figures) {
+    let Row { load, case, peer, metric, unit } = row;
+    let show = |values: &[f64], part: f64, unit: &str| match percentile(values, part) {
+        Some(value) => format!("{value:.3}{unit}"),
+        None => "-".to_owned(),
+    };
+    let unit = format!(" {unit}");
+    let (ours, theirs) = (show(&figures.ours, 0.5, &unit), show(&figures.theirs, 0.5, &unit));
+    let [median, low, high] = [0.5, 0.1, 0.9].map(|part| show(&figures.ratios, part, ""));
+    let (pairs, verdict) = (figures.ratios.len(), verdict(row, figures));
+    writeln!(
+        text,
+        "| {load} | {case} | {peer} | {metric} | {ours} | {theirs} | {median} | {low} | {high} | {pairs} | {verdict} |"
+    )
+    .unwrap();
+}
+
+/// Whether the target, if there is one, is met.
+fn verdict(row: &Row, figures: &Figures) -> String {
+    match (target_of(row), percentile(&figures.ratios, 0.5)) {
+        (Some(target), Some(median)) => format!("{target}: {}", if target.is_met(median) { "met" } else { "missed" }),
+        _ => String::new(),
+    }
+}
