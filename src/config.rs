@@ -23,6 +23,8 @@ pub const ATTACHMENTS_MAX: usize = 1024;
 pub const STATS_INTERVAL_SECONDS_MAX: f64 = 86_400.0;
 /// The shortest time between two lines of statistics, in seconds.
 pub const STATS_INTERVAL_SECONDS_MIN: f64 = 0.01;
+/// Queue pairs that a port may have.
+pub const QUEUE_PAIRS_MAX: u16 = 16;
 /// Threads that forward one network's frames, at most.
 pub const WORKERS_MAX: u8 = 64;
 /// Descriptors below this one are the standard streams.
@@ -52,6 +54,8 @@ pub struct Network {
     pub mtu: Option<Mtu>,
     /// The offloads that guests are offered.
     pub offload: OffloadMask,
+    /// Queue pairs that guests are told of.
+    pub queue_pairs: QueuePairs,
     /// Threads that forward frames.
     pub workers: WorkerCount,
 }
@@ -303,6 +307,31 @@ impl FromStr for Mtu {
         match text.parse::<u16>() {
             Ok(bytes) if bytes >= MTU_MIN => Ok(Self(bytes)),
             _ => problem(format!("not an MTU: a number of bytes from {MTU_MIN} to {}, for instance 9000", u16::MAX)),
+        }
+    }
+}
+
+/// How many queue pairs guests are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePairs(u16);
+
+impl QueuePairs {
+    /// One: the default.
+    pub const ONE: QueuePairs = QueuePairs(1);
+
+    /// The number, from 1 to [`QUEUE_PAIRS_MAX`].
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl FromStr for QueuePairs {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        match text.parse() {
+            Ok(n) if (1..=QUEUE_PAIRS_MAX).contains(&n) => Ok(Self(n)),
+            _ => problem(format!("not a number of queue pairs from 1 to {QUEUE_PAIRS_MAX}")),
         }
     }
 }

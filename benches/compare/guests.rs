@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) seconds: u32,
     /// Of "bridge", "ovs-tso", "ovs".
     pub(crate) peers: Vec<String>,
+    /// By name; all that there are if nothing is said.
+    pub(crate) cases: Option<Vec<String>>,
     /// Guests on one core, the switch on the other.
     pub(crate) apart: bool,
 }
@@ -123,7 +125,8 @@ impl<'a> Load<'a> {
             run(&["taskset", "-a", "-c", "-p", "1", &pid.to_string()], &[]);
         }
         prepare(&mut a, &mut b);
-        for &case in self.cases {
+        let wanted = |case: &Case| self.options.cases.as_ref().is_none_or(|cases| cases.contains(&case.name(false)));
+        for &case in self.cases.iter().filter(|case| wanted(case)) {
             let name = case.name(self.options.apart);
             for (metric, unit, value) in measure(case, &mut a, &mut b, self.options.seconds) {
                 let side = side.name();

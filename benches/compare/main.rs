@@ -52,6 +52,9 @@ struct Arguments {
     /// Numbers of ports for idle
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "2,64,256")]
     ports: Vec<usize>,
+    /// Only these cases of guests and qemu: tcp-1, tcp-4, tcp-8, udp, udp-64, round-trips
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cases: Option<Vec<String>>,
     /// For guests and qemu: both guests on core 0 and the switch on core 1 alone
     #[arg(long)]
     apart: bool,
@@ -89,6 +92,7 @@ impl Arguments {
             pairs: number(7),
             seconds: time(5),
             peers: peers(if load == Load::Qemu { &["bridge", "ovs"] } else { &["bridge", "ovs-tso", "ovs"] }),
+            cases: self.cases.clone(),
             apart: self.apart,
         };
         match load {

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::{
     Attachment, Config, ConnectPath, Group, InheritedFd, Listen, ListenPath, Mode, Mtu, Network, OffloadMask,
-    SocketMode, Stats, StatsInterval, StatsTarget, Verbosity, WorkerCount,
+    QueuePairs, SocketMode, Stats, StatsInterval, StatsTarget, Verbosity, WorkerCount,
 };
 
 /// Connects virtual machines: a vhost-user network switch.
@@ -168,6 +168,12 @@ struct GuestFlags {
     /// it is off.
     #[arg(long, value_name = "LIST", default_value = "on")]
     offload: OffloadMask,
+    /// Queue pairs that guests are told of, 1 to 16
+    ///
+    /// For VMMs that ask us, as User Mode Linux does: it looks at every queue it was told of with each interrupt. QEMU
+    /// and cloud-hypervisor do not ask; they have options of their own, and may use 16 whatever is said here.
+    #[arg(long, value_name = "N", default_value = "1")]
+    queue_pairs: QueuePairs,
 }
 
 #[derive(Debug, Args)]
@@ -211,6 +217,7 @@ impl InternalFlags {
             attachments: self.attach.into_attachments(),
             mtu: self.guest.mtu,
             offload: self.guest.offload,
+            queue_pairs: self.guest.queue_pairs,
             workers: self.speed.workers,
         };
         Config { network, stats: self.stats.into_stats(), verbosity }

@@ -36,6 +36,10 @@ fn numbers_have_bounds() {
     for bad in ["0", "-1", "NaN", "inf", "86401", ""] {
         assert!(bad.parse::<StatsInterval>().is_err(), "{bad:?}");
     }
+    assert_eq!("16".parse::<QueuePairs>().unwrap().get(), QUEUE_PAIRS_MAX);
+    for bad in ["0", "17", "65537", "-1", "two", ""] {
+        assert!(bad.parse::<QueuePairs>().is_err(), "{bad:?}");
+    }
     assert_eq!("64".parse::<WorkerCount>().unwrap().get(), WORKERS_MAX);
     for bad in ["0", "65", "256", "-1", "two", ""] {
         assert!(bad.parse::<WorkerCount>().is_err(), "{bad:?}");
@@ -98,6 +102,7 @@ fn a_network_lists_all_its_problems() {
         attachments,
         mtu: None,
         offload: OffloadMask::ALL,
+        queue_pairs: QueuePairs::ONE,
         workers: WorkerCount::ONE,
     };
     assert_eq!(network(vec![listen("a")]).problems(), []);

@@ -126,7 +126,7 @@ impl Macs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConnectPath, Listen, ListenPath, Mode, OffloadMask, SocketMode, WorkerCount};
+    use crate::config::{ConnectPath, Listen, ListenPath, Mode, OffloadMask, QueuePairs, SocketMode, WorkerCount};
 
     fn listen(path: &str) -> Attachment {
         let path = ListenPath::new(path.into()).unwrap();
@@ -135,7 +135,8 @@ mod tests {
 
     fn network(attachments: Vec<Attachment>) -> Network {
         let (name, mode, offload) = ("lab".into(), Mode::Internal, OffloadMask::ALL);
-        Network { name, mode, attachments, mtu: None, offload, workers: WorkerCount::ONE }
+        let (queue_pairs, workers) = (QueuePairs::ONE, WorkerCount::ONE);
+        Network { name, mode, attachments, mtu: None, offload, queue_pairs, workers }
     }
 
     fn macs(text: &str) -> Vec<&str> {

@@ -126,7 +126,9 @@ impl Ports {
     pub(super) fn attach(&mut self, stream: UnixStream, way_in: &str) -> io::Result<u32> {
         let number = self.next;
         let next = number.checked_add(1).ok_or_else(|| io::Error::other("all port numbers are used up"))?;
-        let shared = Arc::new(PortShared::new(number, self.network.clone(), self.macs.of(number))?);
+        let mut shared = PortShared::new(number, self.network.clone(), self.macs.of(number))?;
+        shared.pairs_told = self.offer.pairs_told;
+        let shared = Arc::new(shared);
         let ended = self.ended.clone();
         let worker = self.least_used_worker();
         let mailbox = PortMailbox::new(number, self.mailboxes[worker].clone());

@@ -52,6 +52,8 @@ counters! {
     TxBytes => "tx_bytes",
     /// Frames sent that were super-frames (TSO or USO).
     TxGsoFrames => "tx_gso_frames",
+    /// Times a burst of the guest's waited for its receiver to have room.
+    TxWaits => "tx_waits",
     /// Frames given to the guest.
     RxFrames => "rx_frames",
     /// Bytes of those frames, without the virtio-net header.

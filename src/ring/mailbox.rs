@@ -230,6 +230,8 @@ pub struct PortShared {
     pub network: String,
     /// The address that the port's configuration gives to a guest that reads it.
     pub mac: [u8; 6],
+    /// The queue pairs that the port's configuration tells of: `max_virtqueue_pairs` (virtio 1.3, 5.1.4).
+    pub pairs_told: u16,
     /// What has become of the port's frames.
     pub counters: PortCounters,
     status: AtomicU16,
@@ -237,7 +239,7 @@ pub struct PortShared {
 }
 
 impl PortShared {
-    /// A port with its link up.
+    /// A port with its link up, whose configuration tells of one queue pair.
     ///
     /// # Errors
     /// When the process is out of file descriptors.
@@ -246,6 +248,7 @@ impl PortShared {
             number,
             network,
             mac,
+            pairs_told: 1,
             counters: PortCounters::default(),
             status: AtomicU16::new(STATUS_LINK_UP),
             notice: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,

@@ -11,8 +11,6 @@ use std::collections::HashSet;
 
 use crate::frame::ethernet::{self, MacAddr};
 
-use super::features::PAIRS_MAX;
-
 /// Unicast addresses that are filtered exactly.
 pub const UNICAST_MAX: usize = 64;
 /// Multicast addresses that are filtered exactly.
@@ -109,12 +107,13 @@ impl ReceiveFilter {
 pub struct ControlQueue {
     filter: ReceiveFilter,
     pairs: u16,
+    pairs_max: u16,
 }
 
 impl Default for ControlQueue {
     fn default() -> Self {
         // A device with several pairs starts with the first alone (5.1.6.5.6).
-        Self { filter: ReceiveFilter::default(), pairs: 1 }
+        Self { filter: ReceiveFilter::default(), pairs: 1, pairs_max: 1 }
     }
 }
 
@@ -125,15 +124,15 @@ impl ControlQueue {
         &self.filter
     }
 
-    /// The pairs that the guest uses, from 1 to [`PAIRS_MAX`].
+    /// The pairs that the guest uses, from 1 to those that it was told of.
     pub fn pairs(&self) -> u16 {
         self.pairs
     }
 
-    /// A queue that the guest has just started. `own` is the address that the device gave it; with `filters_vlans`
-    /// no VLAN passes until the guest adds it (5.1.6.5.3), unless it is promiscuous.
-    pub fn started(own: MacAddr, filters_vlans: bool) -> Self {
-        let mut queue = Self::default();
+    /// A queue that the guest has just started. `own` is the address that the device gave it, and `pairs_max` how many
+    /// pairs it has; with `filters_vlans` no VLAN passes until the guest adds it (5.1.6.5.3), unless it is promiscuous.
+    pub fn started(own: MacAddr, filters_vlans: bool, pairs_max: u16) -> Self {
+        let mut queue = Self { pairs_max, ..Self::default() };
         queue.filter.own = Some(own);
         queue.filter.vlans = filters_vlans.then(|| Box::new([0; 64]));
         queue
@@ -217,7 +216,7 @@ impl ControlQueue {
 
     fn set_pairs(&mut self, data: &[u8]) -> Option<()> {
         let pairs = u16::from_le_bytes(data.try_into().ok()?);
-        if !(1..=PAIRS_MAX).contains(&pairs) {
+        if !(1..=self.pairs_max).contains(&pairs) {
             return None;
         }
         self.pairs = pairs;

@@ -2,13 +2,11 @@
 //!
 //! Bits are those of virtio 1.3, sections 5.1.3 and 6, and of the vhost-user specification.
 
-use crate::config::{Mtu, Network, Offload};
+use crate::config::{Mtu, Network, Offload, QUEUE_PAIRS_MAX};
 use crate::frame::offload::Offloads;
 
-/// Queue pairs of a port.
-pub const PAIRS_MAX: u16 = 16;
 /// Rings of a port: its pairs and the control queue.
-pub const RINGS_MAX: usize = 2 * PAIRS_MAX as usize + 1;
+pub const RINGS_MAX: usize = 2 * QUEUE_PAIRS_MAX as usize + 1;
 
 const _: () = assert!(RINGS_MAX <= 64, "vhost-user-backend keeps rings in a 64-bit mask");
 
@@ -94,20 +92,22 @@ pub struct Offer {
     pub features: u64,
     /// The largest MTU in bytes, when the user has set one.
     pub mtu: Option<u16>,
+    /// Queue pairs that the configuration tells of.
+    pub pairs_told: u16,
 }
 
 impl Offer {
-    /// Everything but what is in `masked`, and what cannot be without that.
+    /// Everything but what is in `masked`, and what cannot be without that; one queue pair.
     pub fn new(masked: u64, mtu: Option<u16>) -> Self {
         let mtu_bit = if mtu.is_some() { MTU } else { 0 };
-        Self { features: without_dangling((OFFERED | mtu_bit) & !masked), mtu }
+        Self { features: without_dangling((OFFERED | mtu_bit) & !masked), mtu, pairs_told: 1 }
     }
 
     /// What a network's guests are offered.
     pub fn to_guests_of(network: &Network) -> Self {
         let off = |&&offload: &&Offload| !network.offload.contains(offload);
         let masked = Offload::ALL.iter().filter(off).fold(0, |bits, &offload| bits | offload_bits(offload));
-        Self::new(masked, network.mtu.map(Mtu::bytes))
+        Self { pairs_told: network.queue_pairs.get(), ..Self::new(masked, network.mtu.map(Mtu::bytes)) }
     }
 }
 
@@ -242,11 +242,12 @@ impl Negotiated {
     }
 }
 
-/// The number of the control queue's ring (virtio 1.3, 5.1.2): behind all pairs that could be with MQ, else behind one.
-pub fn control_ring_index(negotiated: &Negotiated) -> Option<usize> {
+/// The number of the control queue's ring (virtio 1.3, 5.1.2): with MQ behind the pairs that the driver was told of,
+/// else behind one.
+pub fn control_ring_index(negotiated: &Negotiated, pairs_told: u16) -> Option<usize> {
     match (negotiated.ctrl_vq, negotiated.mq) {
         (false, _) => None,
         (true, false) => Some(2),
-        (true, true) => Some(RINGS_MAX - 1),
+        (true, true) => Some(2 * usize::from(pairs_told)),
     }
 }

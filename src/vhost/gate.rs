@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 
-use super::features::{self, Offer, PAIRS_MAX, PROTOCOL_FEATURES, RINGS_MAX};
+use super::features::{self, Offer, PROTOCOL_FEATURES, RINGS_MAX};
 use super::memory_table::{MemoryTable, NOT_SHARED, REGIONS_MAX};
 use super::message::*;
 use crate::ring::QUEUE_SIZE_MAX;
@@ -238,7 +238,7 @@ impl Gate {
         let mut config = [0; CONFIG_LEN];
         config[..6].copy_from_slice(&self.port.mac);
         config[6..8].copy_from_slice(&self.port.status().to_le_bytes());
-        config[8..10].copy_from_slice(&PAIRS_MAX.to_le_bytes());
+        config[8..10].copy_from_slice(&self.port.pairs_told.to_le_bytes());
         config[10..12].copy_from_slice(&self.offer.mtu.unwrap_or(0).to_le_bytes());
         // Speed and duplex: unknown.
         config[12..17].fill(0xff);

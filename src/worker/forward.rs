@@ -15,7 +15,8 @@ use crate::switch::{Addresses, PortId, Switch, Verdict};
 
 use super::network::{Network, port_id};
 use super::port::Port;
-use super::receiving::{Judged, ReceivingHalf, Workshop};
+use super::receiving::{Delivery, Judged, ReceivingHalf, Workshop};
+use super::waiting::Waiting;
 
 /// What the frames of one burst may cost when they are flooded, in bytes that are copied beyond a first time: a frame
 /// of 1,500 bytes to 340 ports, or ARP to all. The first frame may cost more, up to the next bound.
@@ -99,14 +100,48 @@ impl Forwarder {
         Self { network, halves: Vec::new(), version: 0, plan, workshop: Workshop::default() }
     }
 
-    /// Forwards every frame of a burst that the port in place `from` has sent, and tells the receivers.
-    pub(super) fn forward(&mut self, from: usize, port: &mut Port, burst: &Burst, now_s: u32) {
+    /// Forwards every frame of a burst that the port in place `from` has sent on `ring`, and tells the receivers. If
+    /// some of it is to wait for room, the burst is taken, and another is left in its place.
+    #[inline]
+    pub(super) fn forward(
+        &mut self,
+        from: usize,
+        port: &mut Port,
+        ring: usize,
+        burst: &mut Burst,
+        now_ns: u64,
+    ) -> Option<Box<Waiting>> {
         self.follow();
-        self.judge(from, port, burst, now_s);
+        self.judge(from, port, burst, (now_ns / 1_000_000_000) as u32);
         let counters = &port.shared.counters.owner;
         counters.add(Counter::TxFrames, burst.len() as u64);
         counters.add(Counter::TxBytes, burst.byte_count());
-        self.deliver(from, burst);
+        let waits_for = port.slots[ring].company.note(&self.plan.receivers, now_ns);
+        let left = self.deliver(from, burst, waits_for);
+        if left == 0 {
+            return None;
+        }
+        counters.count(Counter::TxWaits);
+        let receiver = self.halves.get(usize::from(waits_for?))?.clone()?;
+        Some(Box::new(Waiting {
+            burst: std::mem::take(burst),
+            judged: self.plan.judged,
+            receiver,
+            left,
+            since_ns: now_ns,
+        }))
+    }
+
+    /// Gives a burst that waits another try; after the last one nothing is left. Returns whether any frame has ended.
+    pub(super) fn try_again(&mut self, waiting: &mut Waiting, now_ns: u64, is_last: bool) -> bool {
+        let Waiting { burst, judged, receiver, left, since_ns } = waiting;
+        let delivery = Delivery { burst, judged, may_wait: !is_last };
+        let before = std::mem::replace(left, receiver.give(&delivery, *left, &mut self.workshop));
+        let ended = before != *left;
+        if ended {
+            *since_ns = now_ns;
+        }
+        ended
     }
 
     /// Looks around if ports have come or gone since the last time.
@@ -160,32 +195,36 @@ impl Forwarder {
         judge.finish();
     }
 
-    fn deliver(&mut self, from: usize, burst: &Burst) {
+    /// Carries the plan out. Returns what found no room at the port in place `waits_for`; what finds none elsewhere is
+    /// dropped.
+    fn deliver(&mut self, from: usize, burst: &Burst, waits_for: Option<u16>) -> u32 {
         let flooded = self.plan.flooded;
+        let mut left = 0;
         if flooded != 0 {
             for to in (0..self.halves.len()).filter(|&to| to != from) {
-                self.give(to, burst, flooded);
+                left |= self.give(to, burst, flooded, waits_for);
             }
         }
         while let Some(to) = self.plan.receivers.pop() {
-            self.give(usize::from(to), burst, 0);
+            left |= self.give(usize::from(to), burst, 0, waits_for);
         }
+        left
     }
 
     /// Gives port `to` what is for it alone and what is for all.
-    fn give(&mut self, to: usize, burst: &Burst, flooded: u32) {
+    fn give(&mut self, to: usize, burst: &Burst, flooded: u32, waits_for: Option<u16>) -> u32 {
         let alone = self.plan.frames_for.get_mut(to).map_or(0, std::mem::take);
         let wanted = alone | flooded;
         if wanted == 0 {
-            return;
+            return 0;
         }
         if !matches!(self.halves.get(to), Some(Some(_))) {
             // It came after we had looked around.
             self.look_around();
         }
-        if let Some(Some(half)) = self.halves.get(to) {
-            half.give(burst, wanted, &self.plan.judged, &mut self.workshop);
-        }
+        let Some(Some(half)) = self.halves.get(to) else { return 0 };
+        let may_wait = waits_for.map(usize::from) == Some(to);
+        half.give(&Delivery { burst, judged: &self.plan.judged, may_wait }, wanted, &mut self.workshop)
     }
 }
 

@@ -36,6 +36,7 @@ impl Worker {
     /// Applies a message to a port that exists.
     fn apply_to(&mut self, index: usize, message: Message) -> u16 {
         let Some(port) = self.port_mut(index) else { return 0 };
+        port.end_waiting();
         match message {
             Message::Attach(_) => {}
             Message::Features(features) => port.set_features(features),

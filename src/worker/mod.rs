@@ -18,6 +18,7 @@ mod network;
 mod patience;
 mod port;
 mod receiving;
+mod waiting;
 
 use std::collections::HashMap;
 use std::io;
@@ -35,13 +36,16 @@ use crate::sys::sigbus;
 use forward::Forwarder;
 pub use handle::{STOP_MAX_MS, WorkerHandle};
 pub use network::Network;
-use port::{Port, Ring};
+use port::{Port, Ring, Slot};
 
 /// Rounds of polling between two looks at what else is ready.
 const ROUNDS_PER_WAIT: u32 = 16;
 /// How long what else is ready may go unseen while bursts are long, in nanoseconds: a guest that wakes up waits so
 /// long, and one burst.
 const UNSEEN_MAX_NS: u64 = 100_000;
+
+/// How long the worker polls in vain before it lets others have the processor between two rounds, in nanoseconds.
+const SPIN_NS: u64 = 5_000;
 
 const _: () = assert!(HEAD_MAX >= crate::frame::FRAME_HEAD_MAX, "what is judged is what was copied");
 
@@ -109,6 +113,8 @@ pub struct Worker {
     now_ns: u64,
     /// Whether this turn has found something to do.
     worked: bool,
+    /// When a turn last had.
+    worked_at_ns: u64,
     /// When it last looked at what is ready.
     looked_at_ns: u64,
     /// Rounds so far.
@@ -142,6 +148,7 @@ impl Worker {
             faults_seen: sigbus::faults(),
             now_ns: network.now_ns(),
             worked: false,
+            worked_at_ns: 0,
             looked_at_ns: 0,
             rounds: 0,
             ready: Vec::new(),
@@ -199,6 +206,14 @@ impl Worker {
         let spent = if self.worked { &self.counters.busy_ns } else { &self.counters.idle_ns };
         WorkerCounters::add(spent, now_ns - self.now_ns);
         self.now_ns = now_ns;
+        if self.worked {
+            self.worked_at_ns = now_ns;
+        } else if now_ns - self.worked_at_ns > SPIN_NS {
+            // Perhaps it is a guest who would work on this processor, and whose frames we poll for.
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
     }
 
     /// Handles what is ready, after waiting for it for `timeout_ms`.
@@ -307,6 +322,9 @@ impl Worker {
         if port.served_in == self.rounds {
             return true;
         }
+        if slot.waiting.is_some() {
+            return self.resume(index, ring);
+        }
         if let Err(error) = tx.take(&mut self.burst) {
             self.break_ring(index, ring, &error);
             return false;
@@ -327,21 +345,51 @@ impl Worker {
         let frames = self.burst.len() as u64;
         WorkerCounters::add(&self.counters.packets, frames);
         WorkerCounters::add(&self.counters.batches, 1);
-        let now_s = (self.now_ns / 1_000_000_000) as u32;
         let Some(Some(port)) = self.ports.get_mut(index) else { return false };
+        let mut is_waiting = false;
         if port.slots[ring].enabled {
-            self.forwarder.forward(index, port, &self.burst, now_s);
+            let waiting = self.forwarder.forward(index, port, ring, &mut self.burst, self.now_ns);
+            is_waiting = waiting.is_some();
+            port.slots[ring].waiting = waiting;
         } else {
             // A disabled ring's frames are taken and discarded (vhost-user specification, ring states).
             port.shared.counters.owner.add(Counter::TxFrames, frames);
             port.shared.counters.owner.add(Counter::DropTxDisabled, frames);
         }
         self.stop_faulted();
+        is_waiting || self.complete(index, ring)
+    }
+
+    /// Returns the burst's buffers to their guest. Returns whether the ring stays polled.
+    fn complete(&mut self, index: usize, ring: usize) -> bool {
         let Some(Some(port)) = self.ports.get_mut(index) else { return false };
         let Ring::Tx(tx) = &mut port.slots[ring].ring else { return false };
         let called = tx.complete(&self.burst);
         port.shared.counters.owner.add_any(Counter::Calls, u64::from(called));
         true
+    }
+
+    /// Gives the burst that waits in a ring another try. Returns whether the ring stays polled.
+    #[cold]
+    fn resume(&mut self, index: usize, ring: usize) -> bool {
+        let (now_ns, round) = (self.now_ns, self.rounds);
+        let Some(Some(port)) = self.ports.get_mut(index) else { return false };
+        port.served_in = round;
+        let Slot { waiting: place, company, .. } = &mut port.slots[ring];
+        let Some(mut waiting) = place.take() else { return true };
+        let is_last = waiting.is_over(now_ns);
+        if is_last {
+            company.give_up(now_ns);
+        }
+        self.worked |= self.forwarder.try_again(&mut waiting, now_ns, is_last);
+        let is_done = waiting.left == 0;
+        if is_done {
+            self.burst = waiting.burst;
+        } else {
+            *place = Some(waiting);
+        }
+        self.stop_faulted();
+        !is_done || self.complete(index, ring)
     }
 
     /// What to do with a ring that was found empty: poll on for a while, then arm it.
@@ -351,7 +399,6 @@ impl Worker {
         let Some(port) = self.port_mut(polled.port) else { return false };
         let slot = &mut port.slots[polled.ring];
         if now_ns - since_ns < slot.patience.poll_ns() {
-            std::hint::spin_loop();
             return true;
         }
         let Ring::Tx(tx) = &mut slot.ring else { return false };

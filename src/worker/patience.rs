@@ -12,7 +12,7 @@
 /// The shortest time to poll, in nanoseconds: less than a kick costs the guest.
 pub(super) const MIN_NS: u64 = 2_000;
 /// The longest time to poll, in nanoseconds.
-pub(super) const MAX_NS: u64 = 50_000;
+pub(super) const MAX_NS: u64 = 200_000;
 
 /// What one ring has learned.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(after(&[]), MAX_NS);
         assert_eq!(after(&[MAX_NS]), MAX_NS);
         assert_eq!(after(&[1_000_000; 20]), MIN_NS);
-        let (long, short) = ([1_000_000; 20], [MIN_NS; 5]);
+        let (long, short) = ([1_000_000; 20], [MIN_NS; 7]);
         assert_eq!(after(&[long.as_slice(), &short].concat()), MAX_NS);
         assert_eq!(after(&[long.as_slice(), &short[..1]].concat()), 2 * MIN_NS);
     }

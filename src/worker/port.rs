@@ -18,6 +18,7 @@ use crate::vhost::features::{Negotiated, RINGS_MAX, control_ring_index};
 
 use super::patience::Patience;
 use super::receiving::ReceivingHalf;
+use super::waiting::{Company, Waiting};
 
 /// What a ring is for, and whether it runs.
 #[derive(Debug)]
@@ -47,6 +48,10 @@ pub(super) struct Slot {
     pub(super) polled: bool,
     /// How long it is polled after it was last seen with work.
     pub(super) patience: Patience,
+    /// To whom it has sent.
+    pub(super) company: Company,
+    /// A burst of its that waits for room. Nothing more is taken from the ring meanwhile.
+    pub(super) waiting: Option<Box<Waiting>>,
 }
 
 impl Slot {
@@ -58,6 +63,8 @@ impl Slot {
             err: None,
             polled: false,
             patience: Patience::default(),
+            company: Company::default(),
+            waiting: None,
         }
     }
 }
@@ -140,7 +147,8 @@ impl Port {
             Ok(ring) => {
                 if matches!(ring, Ring::Control(_)) {
                     let own = MacAddr(self.shared.mac);
-                    self.half.lock().control = ControlQueue::started(own, self.negotiated.ctrl_vlan);
+                    self.half.lock().control =
+                        ControlQueue::started(own, self.negotiated.ctrl_vlan, self.shared.pairs_told);
                 }
                 slot.ring = ring;
                 slot.polled = false;
@@ -157,12 +165,16 @@ impl Port {
         self.update_receivers();
     }
 
+    fn control_ring_index(&self) -> Option<usize> {
+        control_ring_index(&self.negotiated, self.shared.pairs_told)
+    }
+
     fn make_ring(&self, index: usize, setup: &mut RingSetup) -> Result<Ring, RingError> {
         let mem = self.mem.clone().ok_or(RingError::NoMemory)?;
         let negotiated = &self.negotiated;
         let options = RingOptions { event_idx: negotiated.event_idx, indirect: negotiated.indirect };
         let header_len = negotiated.header_len;
-        Ok(if control_ring_index(negotiated) == Some(index) {
+        Ok(if self.control_ring_index() == Some(index) {
             Ring::Control(ControlRing::new(mem, setup, options)?)
         } else if index.is_multiple_of(2) {
             let ring = RxRing::new(mem, setup, options, header_len, negotiated.mergeable)?;
@@ -181,7 +193,7 @@ impl Port {
         slot.kick = None;
         slot.err = None;
         slot.polled = false;
-        if control_ring_index(&self.negotiated) == Some(index) {
+        if self.control_ring_index() == Some(index) {
             // The driver is gone, and with it what it wished for.
             self.half.lock().control = ControlQueue::default();
         }
@@ -238,13 +250,30 @@ impl Port {
         );
     }
 
+    /// Ends all waiting for room: what waits is dropped, and its buffers go back to the guest. To be called before a
+    /// message changes the port: it may be about the memory or the ring that they are in.
+    pub(super) fn end_waiting(&mut self) {
+        for slot in &mut self.slots {
+            let Some(waiting) = slot.waiting.take() else { continue };
+            waiting.receiver.refuse(waiting.left.count_ones());
+            if let Ring::Tx(tx) = &mut slot.ring {
+                let called = tx.complete(&waiting.burst);
+                self.shared.counters.owner.add_any(Counter::Calls, u64::from(called));
+            }
+        }
+    }
+
     /// Stops every ring that runs, until the session stops it or starts it anew.
     fn stop_all(&mut self) {
         for index in 0..self.slots.len() {
             if !matches!(self.slots[index].ring, Ring::Stopped { .. }) {
                 self.slots[index].ring = Ring::Broken { next_avail: self.halt(index) };
             }
-            self.slots[index].polled = false;
+            let slot = &mut self.slots[index];
+            slot.polled = false;
+            if let Some(waiting) = slot.waiting.take() {
+                waiting.receiver.refuse(waiting.left.count_ones());
+            }
         }
     }
 
@@ -304,8 +333,8 @@ impl Port {
     fn update_receivers(&mut self) {
         let mut receiving = self.half.lock();
         // Pairs that the guest has asked for on its control queue, where that queue is ours to serve.
-        let served_here = control_ring_index(&self.negotiated)
-            .is_some_and(|index| matches!(self.slots[index].ring, Ring::Control(_)));
+        let served_here =
+            self.control_ring_index().is_some_and(|index| matches!(self.slots[index].ring, Ring::Control(_)));
         let limit = if served_here { usize::from(receiving.control.pairs()) } else { usize::MAX };
         let rings = self.slots.iter().enumerate().filter(|(_, slot)| slot.enabled && matches!(slot.ring, Ring::Rx));
         receiving.set_ready(rings.map(|(index, _)| index / 2).filter(|&pair| pair < limit));

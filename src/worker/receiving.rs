@@ -22,6 +22,14 @@ use crate::vhost::features::RINGS_MAX;
 /// What each frame of a burst asks for, where it is not plain.
 pub(super) type Judged = [Offload; BURST_FRAMES_MAX];
 
+/// Frames on their way to a receiver.
+pub(super) struct Delivery<'a> {
+    pub(super) burst: &'a Burst,
+    pub(super) judged: &'a Judged,
+    /// Those that find no room are not dropped.
+    pub(super) may_wait: bool,
+}
+
 /// Private memory for frames that must be changed for a receiver.
 #[derive(Default)]
 pub(super) struct Workshop {
@@ -93,35 +101,44 @@ impl ReceivingHalf {
     }
 
     /// Gives the guest the frames of a burst that `wanted` has bits for, changed as it needs them, and counts how each
-    /// ended.
-    pub(super) fn give(&self, burst: &Burst, wanted: u32, judged: &Judged, workshop: &mut Workshop) {
+    /// ended. Returns those that may wait and found no room: they have not ended, and must be given again or refused.
+    pub(super) fn give(&self, delivery: &Delivery<'_>, wanted: u32, workshop: &mut Workshop) -> u32 {
+        let burst = delivery.burst;
         let counters = &self.shared.counters.giver;
         let mut receiving = self.lock();
         let accepted = receiving.filter(burst, wanted);
         counters.add_any(Counter::DropRxFiltered, u64::from((wanted & !accepted).count_ones()));
         match *receiving.ready.as_slice() {
-            [] => counters.add_any(Counter::DropRxNotReady, u64::from(accepted.count_ones())),
-            [only] => self.give_ring(&mut receiving, only, burst, accepted, judged, workshop),
-            _ => {
-                for (pair, frames) in receiving.spread(burst, accepted) {
-                    self.give_ring(&mut receiving, pair, burst, frames, judged, workshop);
-                }
+            [] => {
+                counters.add_any(Counter::DropRxNotReady, u64::from(accepted.count_ones()));
+                0
             }
+            [only] => self.give_ring(&mut receiving, only, delivery, accepted, workshop),
+            _ => receiving.spread(burst, accepted).fold(0, |left, (pair, frames)| {
+                left | self.give_ring(&mut receiving, pair, delivery, frames, workshop)
+            }),
         }
+    }
+
+    /// Counts so many frames as dropped, which have waited for room.
+    pub(super) fn refuse(&self, frames: u32) {
+        let _writer = self.lock();
+        self.shared.counters.giver.add_any(Counter::DropRxNoBuffer, u64::from(frames));
     }
 
     fn give_ring(
         &self,
         receiving: &mut Receiving,
         pair: usize,
-        burst: &Burst,
+        delivery: &Delivery<'_>,
         frames: u32,
-        judged: &Judged,
         workshop: &mut Workshop,
-    ) {
+    ) -> u32 {
+        let Delivery { burst, judged, may_wait } = *delivery;
         let counters = &self.shared.counters.giver;
         let Place::Ring(ring) = &mut receiving.rings[pair] else {
-            return counters.add(Counter::DropRxFault, u64::from(frames.count_ones()));
+            counters.add(Counter::DropRxFault, u64::from(frames.count_ones()));
+            return 0;
         };
         let mut tally = Tally::default();
         let mut left = frames;
@@ -131,20 +148,33 @@ impl ReceivingHalf {
                 break;
             }
             let i = left.trailing_zeros() as usize;
-            left &= left - 1;
-            let is_plain = burst.plain() & 1 << i != 0;
-            match if is_plain { Offload::None } else { judged[i] } {
-                Offload::None => tally.put(ring, Offload::None, &burst.bytes(i)),
-                offload => tally.put_offloaded(ring, offload, &burst.bytes(i), receiving.takes, workshop),
+            let (frame, bytes) = (lowest_bit(left), burst.bytes(i));
+            let offload = if burst.plain() & frame != 0 { Offload::None } else { judged[i] };
+            let fit = offload.fit(receiving.takes);
+            if fit == Fit::Whole {
+                let refused = tally.no_buffer;
+                tally.put_whole(ring, offload, &bytes);
+                if may_wait && tally.no_buffer > refused {
+                    tally.no_buffer = refused;
+                    break;
+                }
+            } else {
+                // Does not wait: the work would be done again with each try.
+                tally.put_changed(ring, offload, fit, &bytes, workshop);
             }
+            left &= !frame;
         }
-        tally.fault += u64::from(left.count_ones());
+        if tally.lie.is_some() {
+            tally.fault += u64::from(left.count_ones());
+            left = 0;
+        }
         tally.calls = ring.flush();
         tally.count(counters);
         if let Some(error) = tally.lie {
             receiving.shut(pair);
             self.owner.report(self.shared.number, Message::RingLied { index: 2 * pair, error });
         }
+        left
     }
 }
 
@@ -258,44 +288,42 @@ impl Tally {
         }
     }
 
-    /// Puts a frame that asks for an offload into the ring: as it is, or with the work done that the guest leaves to
-    /// us.
+    /// Puts a frame into the ring as it is.
+    fn put_whole(&mut self, ring: &mut RxRing, offload: Offload, bytes: &Bytes<'_>) {
+        let before = self.frames;
+        self.put(ring, offload, bytes);
+        if matches!(offload, Offload::Segment(_)) {
+            self.gso += self.frames - before;
+        }
+    }
+
+    /// Puts a frame into the ring with the work done that the guest leaves to us.
     #[inline(never)]
-    fn put_offloaded(
+    fn put_changed(
         &mut self,
         ring: &mut RxRing,
         offload: Offload,
+        fit: Fit,
         bytes: &Bytes<'_>,
-        takes: Offloads,
         workshop: &mut Workshop,
     ) {
         let Workshop { linear, segment } = workshop;
-        let before = self.frames;
-        match offload.fit(takes) {
-            Fit::Whole => {
-                self.put(ring, offload, bytes);
-                if matches!(offload, Offload::Segment(_)) {
-                    self.gso += self.frames - before;
-                }
+        bytes.copy_out(linear);
+        match (fit, offload) {
+            (Fit::Segment { partial }, Offload::Segment(gso)) => {
+                self.segmented += 1;
+                segment::segment(linear, &gso, partial, segment, &mut |piece, offload| {
+                    if self.lie.is_none() {
+                        self.put(ring, offload, &Bytes::private(piece));
+                    }
+                });
             }
-            Fit::Complete => {
-                bytes.copy_out(linear);
+            (_, offload) => {
                 if let Offload::Checksum(at) = offload {
                     checksum::complete(linear, at);
                 }
                 self.checksummed += 1;
                 self.put(ring, Offload::None, &Bytes::private(linear));
-            }
-            Fit::Segment { partial } => {
-                bytes.copy_out(linear);
-                self.segmented += 1;
-                if let Offload::Segment(gso) = offload {
-                    segment::segment(linear, &gso, partial, segment, &mut |piece, offload| {
-                        if self.lie.is_none() {
-                            self.put(ring, offload, &Bytes::private(piece));
-                        }
-                    });
-                }
             }
         }
     }

@@ -114,7 +114,9 @@ fn the_configuration_has_address_status_and_pairs() {
     let (one, other) = (a.read_config(0, 10), b.read_config(0, 10));
     assert_ne!(one[..6], other[..6], "each guest its own address");
     assert_eq!(one[0] & 3, 2, "locally administered, not a group");
-    assert_eq!(one[6..], [1, 0, 16, 0]);
+    assert_eq!(one[6..], [1, 0, 1, 0]);
+    let told = Daemon::with(&["--queue-pairs", "16"], false);
+    assert_eq!(Guest::prepare(&told.socket(), config).read_config(6, 4), [1, 0, 16, 0]);
 }
 
 #[test]
@@ -319,7 +321,7 @@ fn the_frontend_changes_the_number_of_pairs_under_traffic() {
 
 #[test]
 fn the_guest_changes_the_number_of_pairs_under_traffic() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&["--stats-interval", "0.02", "--queue-pairs", "16"], true);
     let mut many = Guest::attach(&daemon.socket(), Config { pairs: 4, ..Config::usual(1).with(f::MQ | f::CTRL_VQ) });
     let mut one = Guest::attach(&daemon.socket(), Config::usual(2));
     introduce(&mut one, &mut many);
@@ -357,7 +359,7 @@ fn sixteen_pairs_are_all_used() {
 
 #[test]
 fn the_control_queue_is_served() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&["--stats-interval", "0.02", "--queue-pairs", "3"], true);
     let control =
         f::CTRL_VQ | f::CTRL_RX | f::CTRL_RX_EXTRA | f::CTRL_VLAN | f::CTRL_MAC_ADDR | f::MQ | f::GUEST_ANNOUNCE;
     let mut a = Guest::attach(&daemon.socket(), Config { pairs: 2, ..Config::usual(1).with(control) });
@@ -398,7 +400,7 @@ fn the_control_queue_is_served() {
         }
         assert_eq!(on_second > 0, spread, "{on_second} of 40 on the second pair");
     }
-    assert_eq!(a.command(4, 0, &17u16.to_le_bytes()), 1);
+    assert_eq!(a.command(4, 0, &4u16.to_le_bytes()), 1);
     assert_eq!(a.command(3, 0, &[]), 0);
     assert_eq!(a.command(77, 0, &[1]), 1);
 }

@@ -189,7 +189,8 @@ impl Guest {
         }
         if self.has(f::CTRL_VQ) {
             let control = self.ring(self.config.pairs * PAIR_SPACE);
-            let index = if self.has(f::MQ) { 32 } else { 2 };
+            let told = u16::from_le_bytes(self.read_config(8, 2).try_into().expect("two bytes"));
+            let index = if self.has(f::MQ) { 2 * usize::from(told) } else { 2 };
             self.start_ring(index, &control);
             self.enable(index, true);
             self.control = Some(control);

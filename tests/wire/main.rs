@@ -22,4 +22,5 @@ mod quiet;
 mod ring;
 mod segments;
 mod switching;
+mod waits;
 mod wakes;

@@ -7,7 +7,7 @@ const GROUP: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 const ALL: [u8; 6] = [0xff; 6];
 
 fn queue(filters_vlans: bool) -> ControlQueue {
-    ControlQueue::started(MacAddr(OWN), filters_vlans)
+    ControlQueue::started(MacAddr(OWN), filters_vlans, 16)
 }
 
 fn frame(to: [u8; 6], vlan: Option<u16>) -> Vec<u8> {

@@ -432,7 +432,7 @@ fn the_configuration_is_read_within_bounds() {
         answered(gate().admit(Message::new(GET_CONFIG, body)))
     };
     let all = read(0, 12, 12);
-    assert_eq!(all[12..], [2, 0, 0, 0, 0, 9, STATUS_LINK_UP as u8, 0, 16, 0, 0x28, 0x23]);
+    assert_eq!(all[12..], [2, 0, 0, 0, 0, 9, STATUS_LINK_UP as u8, 0, 1, 0, 0x28, 0x23]);
     assert_eq!(read(10, 2, 2)[12..], [0x28, 0x23]);
     for (offset, size) in [(0, 257), (250, 7), (u32::MAX, 1), (1, u32::MAX)] {
         assert_eq!(read(offset, size, 4)[4..], [0; 8], "{offset} {size}: a size of zero");

@@ -37,13 +37,14 @@ fn the_header_is_short_for_a_legacy_driver_that_merges_nothing() {
 
 #[test]
 fn the_control_ring_is_behind_the_pairs() {
-    assert_eq!(control_ring_index(&Negotiated::new(VERSION_1)), None);
-    assert_eq!(control_ring_index(&Negotiated::new(CTRL_VQ)), Some(2));
-    assert_eq!(control_ring_index(&Negotiated::new(CTRL_VQ | MQ)), Some(2 * usize::from(PAIRS_MAX)));
+    assert_eq!(control_ring_index(&Negotiated::new(VERSION_1), 16), None);
+    assert_eq!(control_ring_index(&Negotiated::new(CTRL_VQ), 16), Some(2));
+    assert_eq!(control_ring_index(&Negotiated::new(CTRL_VQ | MQ), 1), Some(2));
+    assert_eq!(control_ring_index(&Negotiated::new(CTRL_VQ | MQ), 16), Some(RINGS_MAX - 1));
     // QEMU serves the queue itself and passes MQ alone.
     let qemu = Negotiated::new(MQ);
     assert!(qemu.mq);
-    assert_eq!(control_ring_index(&qemu), None);
+    assert_eq!(control_ring_index(&qemu, 16), None);
 }
 
 #[test]
