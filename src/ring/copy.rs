@@ -114,13 +114,14 @@ pub(super) fn fill(header: &[u8], bytes: &Bytes<'_>, to: Span) {
     }
 }
 
-/// Writes the first line of a frame that leaves nothing to its receiver to the front of `to`, which must hold as many
+/// Writes the first cache line of a frame that leaves nothing to its receiver to the front of `to`, which must hold as many
 /// bytes: without a call, since many frames are no longer.
 #[inline(always)]
-pub(super) fn fill_plain<const HEADER_LEN: usize>(line: &[u8; HEAD_PLAIN], to: Span) {
-    const { assert!(HEADER_LEN == 10 || HEADER_LEN == 12) };
+pub(super) fn fill_plain<const HEADER_LEN: usize, const N: usize>(head: &[u8; N], to: Span) {
+    const { assert!((HEADER_LEN == 10 || HEADER_LEN == 12) && HEAD_PLAIN <= N) };
     debug_assert!(to.len >= HEADER_LEN + HEAD_PLAIN);
-    // SAFETY: `to` holds as many bytes, as the caller says; the line is private memory, which overlaps no guest's.
+    // SAFETY: `to` holds as many bytes, as the caller says; the head is longer than a line, and private memory, which
+    // overlaps no guest's.
     unsafe {
         to.ptr.cast::<[u8; 8]>().write_unaligned([0; 8]);
         if HEADER_LEN == 12 {
@@ -129,7 +130,7 @@ pub(super) fn fill_plain<const HEADER_LEN: usize>(line: &[u8; HEAD_PLAIN], to: S
         } else {
             to.ptr.add(8).cast::<[u8; 2]>().write_unaligned([0; 2]);
         }
-        to.ptr.add(HEADER_LEN).cast::<[u8; HEAD_PLAIN]>().write_unaligned(*line);
+        std::ptr::copy_nonoverlapping(head.as_ptr(), to.ptr.add(HEADER_LEN), HEAD_PLAIN);
     }
 }
 

@@ -153,28 +153,18 @@ impl RxRing {
         };
         let found = self.ring.gather::<true>(0, &mut self.buffers[..usize::from(available)]);
         let (mut n, mut left) = (0, frames);
-        for buffer in &mut self.buffers[..found] {
-            let i = left.trailing_zeros() as usize % BURST_FRAMES_MAX;
-            let len = burst.frame_len(i);
-            // Far below 4 GiB.
-            let need = (HEADER_LEN + len) as u32;
-            if buffer.len < need {
+        while n < found {
+            // Frames for one receiver come in rows. The burst has as many as the row's last, so no row is longer.
+            let first = left.trailing_zeros() as usize;
+            let row = ((left >> first).trailing_ones() as usize).min(found - n);
+            let filled = deliver_row::<HEADER_LEN>(burst, first, &mut self.buffers[n..n + row]);
+            n += filled;
+            left &= !(((1_u64 << filled) - 1) << first) as u32;
+            if filled < row {
                 break;
             }
-            let to = Span { ptr: buffer.ptr, len: need as usize };
-            if len >= HEAD_PLAIN {
-                fill_plain::<HEADER_LEN>(burst.line(i), to);
-                if len > HEAD_PLAIN {
-                    fill_rest(&burst.bytes(i), to.split_within(HEADER_LEN + HEAD_PLAIN).1);
-                }
-            } else {
-                fill(&PLAIN_HEADER[..HEADER_LEN], &burst.bytes(i), to);
-            }
-            buffer.len = need;
-            left &= left - 1;
-            n += 1;
         }
-        self.ring.push_all_used(self.buffers[..n].iter().map(|buffer| (buffer.chain, buffer.len)));
+        self.ring.push_all_used(&self.buffers[..n], |buffer| buffer.len);
         // At most BURST_FRAMES_MAX.
         self.ring.advance(n as u16);
         self.unpublished += burst.bytes_of(frames & !left) as usize;
@@ -304,4 +294,29 @@ impl RxRing {
     pub fn size(&self) -> u16 {
         self.ring.size()
     }
+}
+
+/// Fills a buffer with each frame from frame `first` on, all of them plain, up to the first buffer that is too small.
+/// Returns how many are filled; their lengths are then what was written.
+#[inline(always)]
+fn deliver_row<const HEADER_LEN: usize>(burst: &Burst, first: usize, buffers: &mut [Buffer]) -> usize {
+    let count = buffers.len();
+    for (n, (buffer, (len, head))) in buffers.iter_mut().zip(burst.row(first, count)).enumerate() {
+        // Far below 4 GiB.
+        let need = (HEADER_LEN + len) as u32;
+        if buffer.len < need {
+            return n;
+        }
+        let to = Span { ptr: buffer.ptr, len: need as usize };
+        if len >= HEAD_PLAIN {
+            fill_plain::<HEADER_LEN, _>(head, to);
+            if len > HEAD_PLAIN {
+                fill_rest(&burst.bytes(first + n), to.split_within(HEADER_LEN + HEAD_PLAIN).1);
+            }
+        } else {
+            fill(&PLAIN_HEADER[..HEADER_LEN], &burst.bytes(first + n), to);
+        }
+        buffer.len = need;
+    }
+    count
 }

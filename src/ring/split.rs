@@ -375,24 +375,28 @@ impl SplitRing {
     /// Gives the chain `head` back, with `len` bytes written into it. The guest sees it after [`Self::publish`].
     #[inline]
     pub(super) fn push_used(&mut self, head: u16, len: u32) {
-        self.push_all_used([(head, len)].into_iter());
+        self.push_all_used(&[Buffer { chain: head, len, ..Buffer::NONE }], |buffer| buffer.len);
     }
 
-    /// Gives many chains back, each with so many bytes written into it.
+    /// Gives the chains of many buffers back, no more than the ring has, each with so many bytes written into it.
     #[inline(always)]
-    pub(super) fn push_all_used(&mut self, chains: impl Iterator<Item = (u16, u32)>) {
-        let (used, mask, mut next) = (self.areas.used, self.size - 1, self.next_used);
-        for (head, len) in chains {
-            // SAFETY: the index is below size, and `locate` checked that the used ring has `size` entries of eight
-            // bytes after its four-byte header, aligned to four.
-            unsafe {
-                let element = used.add(4 + 8 * usize::from(next & mask)).cast::<u32>();
-                element.write_volatile(u32::from(head));
-                element.add(1).write_volatile(len);
+    pub(super) fn push_all_used(&mut self, buffers: &[Buffer], written: impl Fn(&Buffer) -> u32) {
+        let (size, slot) = (usize::from(self.size), usize::from(self.next_used & (self.size - 1)));
+        // Up to the ring's end, and from its begin on.
+        let (front, back) = buffers.split_at(buffers.len().min(size - slot));
+        for (first, buffers) in [(slot, front), (0, &back[..back.len().min(size)])] {
+            for (n, buffer) in buffers.iter().enumerate() {
+                // SAFETY: `first + n` is below size, and `locate` checked that the used ring has `size` entries of
+                // eight bytes after its four-byte header, aligned to four.
+                unsafe {
+                    let element = self.areas.used.add(4 + 8 * (first + n)).cast::<u32>();
+                    element.write_volatile(u32::from(buffer.chain));
+                    element.add(1).write_volatile(written(buffer));
+                }
             }
-            next = next.wrapping_add(1);
         }
-        self.next_used = next;
+        // At most size.
+        self.next_used = self.next_used.wrapping_add(buffers.len() as u16);
     }
 
     /// Shows the guest what was given back since the last time. Returns whether it wants an interrupt for that (2.7.7).

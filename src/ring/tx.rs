@@ -125,16 +125,28 @@ impl Burst {
         &self.heads[i][..usize::from(self.frames[i].head_len)]
     }
 
-    /// The first cache line of frame `i`, which must be plain and not shorter.
+    /// Lengths and first bytes of `count` frames from frame `first` on. What is in the bytes beyond a frame's head is
+    /// another's.
     #[inline(always)]
-    pub(super) fn line(&self, i: usize) -> &[u8; HEAD_PLAIN] {
-        self.heads[i % BURST_FRAMES_MAX].first_chunk().unwrap_or(&[0; HEAD_PLAIN])
+    pub(super) fn row(&self, first: usize, count: usize) -> impl Iterator<Item = (usize, &[u8; HEAD_MAX])> {
+        let frames = self.frames[first..first + count].iter().map(|frame| frame.len as usize);
+        frames.zip(&self.heads[first..first + count])
     }
 
     /// The Ethernet header of frame `i`, which must not be shorter than that: plain, say, or judged.
     #[inline(always)]
     pub fn ethernet_header(&self, i: usize) -> &[u8; 14] {
         self.heads[i % BURST_FRAMES_MAX].first_chunk().unwrap_or(&[0; RUNT_MAX])
+    }
+
+    /// How many frames after frame `i`, which must be judged, are plain and have the same Ethernet header.
+    // Not inlined: its loop needs every register.
+    #[inline(never)]
+    pub fn alike(&self, i: usize) -> usize {
+        let header = words(&self.heads[i]);
+        let others = (self.plain >> i) >> 1;
+        let alike = |(n, head): &(usize, &[u8; HEAD_MAX])| others >> n & 1 != 0 && words(head) == header;
+        self.heads[i + 1..self.len].iter().enumerate().take_while(alike).count()
     }
 
     /// Frame `i`'s length in bytes, without the virtio-net header. Above [`FRAME_LEN_MAX`] the frame has no bytes.
@@ -311,7 +323,7 @@ impl TxRing {
     /// Gives the burst's buffers back to the guest. Returns whether the guest was interrupted.
     #[inline]
     pub fn complete(&mut self, burst: &Burst) -> bool {
-        self.ring.push_all_used(burst.frames[..burst.len].iter().map(|frame| (frame.chain, 0)));
+        self.ring.push_all_used(&burst.frames[..burst.len], |_| 0);
         self.ring.publish() && signal(self.call.as_ref())
     }
 
@@ -347,6 +359,14 @@ impl TxRing {
     pub fn next_avail(&self) -> u16 {
         self.ring.next_avail()
     }
+}
+
+/// The Ethernet header in a frame's first bytes, in a form that is quickly compared: eight bytes and eight, which
+/// overlap.
+#[inline(always)]
+fn words(head: &[u8; HEAD_MAX]) -> [u64; 2] {
+    let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|n| head[at + n]));
+    [word(0), word(RUNT_MAX - 8)]
 }
 
 /// Whether a frame of `len` bytes with this virtio-net header is plain, and how much of it is needed to judge it.

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use crate::frame::ethernet::{HEADER_LEN as ETHERNET_HEADER_LEN, MacAddr};
+use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::{self, Offload};
 use crate::frame::vnet::VnetHeader;
 use crate::metrics::Counter;
@@ -45,38 +45,17 @@ struct Plan {
 impl Plan {
     /// Adds frames for one port.
     #[inline]
-    fn add(&mut self, row: &Row) {
-        let to = usize::from(row.to.0);
-        if to >= self.frames_for.len() {
-            self.frames_for.resize(to + 1, 0);
+    fn add(&mut self, to: PortId, row: u32) {
+        let port = usize::from(to.0);
+        if port >= self.frames_for.len() {
+            self.frames_for.resize(port + 1, 0);
         }
-        let frames = &mut self.frames_for[to];
-        if *frames == 0 && row.frames != 0 {
-            self.receivers.push(row.to.0);
+        let frames = &mut self.frames_for[port];
+        if *frames == 0 {
+            self.receivers.push(to.0);
         }
-        *frames |= row.frames;
+        *frames |= row;
     }
-}
-
-/// Frames that follow each other and have the same Ethernet header.
-struct Row {
-    /// Its first eight bytes and its last, which overlap.
-    header: [u64; 2],
-    to: PortId,
-    /// As bits.
-    frames: u32,
-}
-
-impl Row {
-    /// No frame is one of these: the words disagree about the bytes that both have.
-    const NONE: Self = Self { header: [0, u64::MAX], to: PortId(0), frames: 0 };
-}
-
-/// An Ethernet header in a form that is quickly compared.
-#[inline(always)]
-fn words(header: &[u8; ETHERNET_HEADER_LEN]) -> [u64; 2] {
-    let ([front @ .., _, _, _, _, _, _], [_, _, _, _, _, _, back @ ..]) = (header, header);
-    [u64::from_ne_bytes(*front), u64::from_ne_bytes(*back)]
 }
 
 /// What a worker forwards with.
@@ -168,30 +147,22 @@ impl Forwarder {
         let mut judge = Judge { network, from, halves, port, now_s, switch: None, met: None, flood_left };
         plan.flooded = 0;
         // Frames to one guest come in rows.
-        let mut row = Row::NONE;
-        let (plain, mut bit) = (burst.plain(), 1_u32);
-        for i in 0..burst.len() {
-            let (header, frame) = (words(burst.ethernet_header(i)), bit);
-            bit = bit.wrapping_shl(1);
-            if header == row.header && plain & frame != 0 {
-                row.frames |= frame;
-                continue;
-            }
-            match judge.judge(burst, i, &mut plan.judged[i]) {
+        let mut i = 0;
+        while i < burst.len() {
+            let (first, frame) = (i, 1_u32 << i);
+            i += 1;
+            match judge.judge(burst, first, &mut plan.judged[first]) {
                 Verdict::Forward(to) => {
-                    plan.add(&row);
-                    row = Row { header, to, frames: frame };
-                    if Addresses::of(burst.ethernet_header(i)) == Addresses::NONE {
-                        // A tag has more to say than the header: the next frame is judged by itself.
-                        plan.add(&row);
-                        row = Row::NONE;
+                    // A tag has more to say than the header: each frame that has one is judged by itself.
+                    if Addresses::of(burst.ethernet_header(first)) != Addresses::NONE {
+                        i += burst.alike(first);
                     }
+                    plan.add(to, (u32::MAX >> (BURST_FRAMES_MAX - (i - first))) << first);
                 }
                 Verdict::Flood => plan.flooded |= frame,
                 Verdict::Drop(reason) => judge.port.shared.counters.owner.count(reason),
             }
         }
-        plan.add(&row);
         judge.finish();
     }
 
