@@ -18,10 +18,7 @@ pub(crate) struct HugePages {
 impl HugePages {
     pub(crate) fn take() -> Self {
         let before = read_to_string(COUNT).unwrap_or_else(|error| panic!("{COUNT}: {error}"));
-        let set = |count: &str| write(COUNT, count).unwrap_or_else(|error| panic!("{COUNT}: {error}; are you root?"));
-        if before.trim().parse::<u32>().is_ok_and(|count| count < WANTED) {
-            set(&WANTED.to_string());
-        }
+        reserve();
         let mounts = read_to_string("/proc/mounts").unwrap();
         let mounted = mounts.lines().all(|line| line.split(' ').nth(1) != Some(FOLDER));
         if mounted {
@@ -31,6 +28,22 @@ impl HugePages {
         forget_files();
         Self { before, mounted }
     }
+}
+
+/// The kernel makes as many as it finds memory for in one piece, so it is asked again when it has tidied up.
+fn reserve() {
+    let set =
+        |file: &str, text: &str| write(file, text).unwrap_or_else(|error| panic!("{file}: {error}; are you root?"));
+    let count = || read_to_string(COUNT).ok()?.trim().parse::<u32>().ok();
+    for _ in 0..3 {
+        if count() >= Some(WANTED) {
+            return;
+        }
+        set("/proc/sys/vm/drop_caches", "3");
+        set("/proc/sys/vm/compact_memory", "1");
+        set(COUNT, &WANTED.to_string());
+    }
+    assert!(count() >= Some(WANTED), "{WANTED} huge pages are needed, and the kernel finds {:?}: free memory", count());
 }
 
 /// Removes what a program of ours that was killed has left behind, and with it the memory that it holds.

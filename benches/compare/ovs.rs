@@ -15,8 +15,8 @@ const DATABASE_WITHIN: Duration = Duration::from_secs(10);
 const START_WITHIN: Duration = Duration::from_secs(120);
 /// The socket that it answers questions on.
 const CONTROL: &str = "control.sock";
-/// MiB of huge pages.
-const MEMORY: u32 = 512;
+/// MiB of huge pages: with less, its pool of buffers leaves nothing for the tables of a port.
+const MEMORY: u32 = 3072;
 
 /// A running ovs-vswitchd with its database. Everything that it writes is in a folder of its own.
 pub(crate) struct Ovs {

@@ -23,6 +23,8 @@ use crate::vm::lab::Lab;
 const BURSTS: u32 = 16;
 /// Before anything is counted.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// Times that the first frames may be lost.
+const ATTEMPTS: u32 = 5;
 /// Clock ticks of `/proc/PID/stat`, each second, on every Linux.
 const TICKS: f64 = 100.0;
 
@@ -146,6 +148,20 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     }
 }
 
+/// Has frames go round. A switch may lose the first ones: Open vSwitch takes a moment to know its ports.
+fn begin(driver: &mut Testpmd) {
+    std::thread::sleep(WARM_UP);
+    for _ in 0..ATTEMPTS {
+        driver.send(BURSTS);
+        std::thread::sleep(WARM_UP);
+        let before = driver.received().0;
+        std::thread::sleep(WARM_UP / 4);
+        if driver.received().0 > before {
+            return;
+        }
+    }
+}
+
 fn measure(
     side: &str,
     size: usize,
@@ -157,8 +173,7 @@ fn measure(
     let (mut switch, sockets) = Switch::start(side, size, lab, folder.path(), recorder);
     let (mut driver, line) = Testpmd::driver(lab, &sockets, size);
     recorder.command("driver", &line);
-    driver.send(BURSTS);
-    std::thread::sleep(WARM_UP);
+    begin(&mut driver);
     let (work, cpu, begin) = (switch.count_work(), used(switch.pid()), driver.received());
     std::thread::sleep(Duration::from_secs(seconds.into()));
     let end = driver.received();

@@ -86,8 +86,9 @@ impl Testpmd {
         Self::start(lab, &split(&words))
     }
 
-    /// Has both devices send, so many frames each that are then on their way for ever.
+    /// Has both devices send, so many bursts of 32 frames each that are then on their way for ever, unless one is lost.
     pub(crate) fn send(&mut self, bursts: u32) {
+        self.tell("stop");
         self.tell(&format!("start tx_first {bursts}"));
     }
 
