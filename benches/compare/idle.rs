@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::ovs::Ovs;
-use crate::quiet_port::QuietPort;
+use crate::port::{LIKE_LINUX, Port};
 use crate::recorder::{Reading, Recorder};
 use crate::vm::daemon::Daemon;
 use crate::vm::lab::Lab;
 
+/// Descriptors of a ring; QEMU's default.
+const QUEUE_SIZE: u16 = 256;
 /// What just happened has an end: a switch may poll for a moment before it sleeps.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -38,12 +40,12 @@ impl Running {
         }
     }
 
-    fn attach(&mut self, ports: usize) -> Vec<QuietPort> {
+    fn attach(&mut self, ports: usize) -> Vec<Port> {
         let sockets = match self {
             Self::Guestwire(daemon) => vec![daemon.socket(); ports],
             Self::Ovs(ovs) => ovs.add_listening_ports(ports),
         };
-        let attach = |socket: &PathBuf| QuietPort::attach(socket);
+        let attach = |socket: &PathBuf| Port::attach(socket, QUEUE_SIZE, LIKE_LINUX);
         let attached: Result<Vec<_>, _> = sockets.iter().map(attach).collect();
         attached.unwrap_or_else(|error| panic!("a port of process {}: {error}", self.pid()))
     }

@@ -3,6 +3,7 @@
 
 mod extras;
 mod filter;
+mod growth;
 mod guests;
 mod huge_pages;
 mod idle;
@@ -10,8 +11,8 @@ mod machine;
 mod ovs;
 mod packets;
 mod plot;
+mod port;
 mod process;
-mod quiet_port;
 mod ratios;
 mod recorder;
 mod report;
@@ -37,10 +38,10 @@ use recorder::{Recorder, folder_of_today};
 struct Arguments {
     /// What to measure; all of it if nothing is said
     loads: Vec<Load>,
-    /// Pairs of each case [default: 15 for packets, 3 for idle, 7 for guests]
+    /// Pairs of each case [default: 7 for guests and qemu, 3 for idle, 15 for others]
     #[arg(long, value_name = "N")]
     pairs: Option<usize>,
-    /// Seconds of each case [default: 2 for packets, 60 for idle, 5 for guests]
+    /// Seconds of each case [default: 2 for packets, 5 for guests and qemu, 60 for idle, 1 for others]
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
     /// Sizes of frames for packets, in bytes
@@ -70,12 +71,20 @@ struct Arguments {
 enum Load {
     /// A driver that only passes frames on: testpmd, Open vSwitch with DPDK
     Packets,
+    /// The same driver with packed rings on testpmd: testpmd with split ones
+    Packed,
     /// User Mode Linux guests: the kernel's bridge, Open vSwitch with DPDK
     Guests,
     /// The same with QEMU guests on emulated processors
     Qemu,
     /// Ports that say nothing: Open vSwitch with DPDK
     Idle,
+    /// One busy pair beside idle ports, busy ports, many addresses, a flooder: guestwire itself
+    Growth,
+    /// Two busy pairs with two workers: guestwire with one
+    Workers,
+    /// A sender with a receiver that is slow, or stuck, and one that is quick: guestwire with two that are quick
+    Receivers,
     /// Nothing: only the summary is written anew
     Report,
 }
@@ -96,15 +105,25 @@ impl Arguments {
             apart: self.apart,
         };
         match load {
-            Load::Packets => {
+            Load::Packets | Load::Packed => {
                 let (pairs, seconds, sizes) = (number(15), time(2), self.sizes.clone());
-                packets::run(&packets::Options { pairs, seconds, sizes, peers: peers(&["testpmd", "ovs"]) }, recorder);
+                let options = packets::Options { pairs, seconds, sizes, peers: peers(&["testpmd", "ovs"]) };
+                let run = if load == Load::Packed { packets::run_packed } else { packets::run };
+                run(&options, recorder);
             }
             Load::Guests => guests::run_uml(&guests(), recorder),
             Load::Qemu => guests::run_qemu(&guests(), recorder),
             Load::Idle => {
                 let options = idle::Options { pairs: number(3), seconds: time(60), ports: self.ports.clone() };
                 idle::run(&options, recorder);
+            }
+            Load::Growth | Load::Workers | Load::Receivers => {
+                let options = growth::Options { pairs: number(15), seconds: time(1) };
+                match load {
+                    Load::Growth => growth::run(&options, recorder),
+                    Load::Workers => growth::run_workers(&options, recorder),
+                    _ => growth::run_receivers(&options, recorder),
+                }
             }
             Load::Report => {}
         }
@@ -114,9 +133,9 @@ impl Arguments {
 fn main() {
     let arguments = Arguments::parse();
     let folder = arguments.out.clone().unwrap_or_else(folder_of_today);
-    let all = [Load::Packets, Load::Guests, Load::Qemu, Load::Idle];
-    let loads = if arguments.loads.is_empty() { &all[..] } else { &arguments.loads };
-    if loads != [Load::Report] {
+    let all = Load::value_variants().iter().copied().filter(|&load| load != Load::Report).collect::<Vec<_>>();
+    let loads = if arguments.loads.is_empty() { &all } else { &arguments.loads };
+    if *loads != [Load::Report] {
         let mut recorder = Recorder::new(&folder);
         let _pages = HugePages::take();
         let _machine = Machine::begin(&folder);

@@ -138,7 +138,7 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
                 for side in ["guestwire", peer] {
                     eprintln!("packets {size} B, {peer}: pair {} of {}, {side}", pair + 1, options.pairs);
                     let case = size.to_string();
-                    for (metric, unit, value) in measure(side, *size, options.seconds, &lab, recorder) {
+                    for (metric, unit, value) in measure(side, *size, false, options.seconds, &lab, recorder) {
                         let load = "packets";
                         recorder.record(&Reading { load, case: &case, peer, pair, side, metric, unit, value });
                     }
@@ -162,16 +162,34 @@ fn begin(driver: &mut Testpmd) {
     }
 }
 
+/// What packed rings gain: testpmd as driver and as switch, both DPDK's, with packed rings and with split ones.
+pub(crate) fn run_packed(options: &Options, recorder: &mut Recorder) {
+    let lab = Lab::prepared_for("bench");
+    for size in &options.sizes {
+        for pair in 0..options.pairs {
+            for side in ["packed", "split"] {
+                let case = size.to_string();
+                let figures = measure("testpmd", *size, side == "packed", options.seconds, &lab, recorder);
+                for (metric, unit, value) in figures {
+                    let (load, peer) = ("packed", "split");
+                    recorder.record(&Reading { load, case: &case, peer, pair, side, metric, unit, value });
+                }
+            }
+        }
+    }
+}
+
 fn measure(
     side: &str,
     size: usize,
+    packed: bool,
     seconds: u32,
     lab: &Lab,
     recorder: &mut Recorder,
 ) -> Vec<(&'static str, &'static str, f64)> {
     let folder = TempDir::with_prefix("guestwire-compare-").unwrap();
     let (mut switch, sockets) = Switch::start(side, size, lab, folder.path(), recorder);
-    let (mut driver, line) = Testpmd::driver(lab, &sockets, size);
+    let (mut driver, line) = Testpmd::driver(lab, &sockets, size, packed);
     recorder.command("driver", &line);
     begin(&mut driver);
     let (work, cpu, begin) = (switch.count_work(), used(switch.pid()), driver.received());

@@ -7,7 +7,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use crate::ratios::{Figures, Row, percentile};
-use crate::targets::target_of;
+use crate::targets::{Target, target_of};
 
 /// What a picture shows; the summary has the rest.
 const METRICS: &[&str] = &["rate", "busy", "received", "p50", "p99"];
@@ -36,7 +36,7 @@ fn draw(path: &Path, load: &str, rows: &[(&Row, &Figures)]) -> Result<(), Box<dy
     // A ground of its own: what shows it may be light or dark.
     root.fill(&WHITE)?;
     let all = rows.iter().flat_map(|(_, figures)| &figures.ratios).copied();
-    let aims = rows.iter().filter_map(|(row, _)| target_of(row)).map(|target| target.value());
+    let aims = rows.iter().filter_map(|(row, _)| target_of(row)?.ratio());
     let (low, high) = all.chain(aims).chain([1.0]).fold((1.0_f64, 1.0_f64), |(low, high), x| (low.min(x), high.max(x)));
     let count = rows.len();
     let mut chart = ChartBuilder::on(&root)
@@ -71,8 +71,8 @@ fn draw(path: &Path, load: &str, rows: &[(&Row, &Figures)]) -> Result<(), Box<dy
         chart.draw_series([bar])?;
         chart.draw_series(figures.ratios.iter().map(|&x| Circle::new((x, y), 2, DOT.filled())))?;
         chart.draw_series([PathElement::new(line(part(0.5), y - 0.3, y + 0.3), INK.stroke_width(3))])?;
-        if let Some(target) = target_of(row) {
-            let aim = line(target.value(), y - 0.45, y + 0.45);
+        if let Some(ratio) = target_of(row).and_then(Target::ratio) {
+            let aim = line(ratio, y - 0.45, y + 0.45);
             chart.draw_series(DashedLineSeries::new(aim, 4, 3, AIM.stroke_width(2)))?;
         }
     }

@@ -32,7 +32,7 @@ pub(crate) fn read(csv: &str) -> Result<BTreeMap<Row, Figures>, String> {
         let row = Row { load: own(load), case: own(case), peer: own(peer), metric: own(metric), unit: own(unit) };
         let value = value.parse().map_err(|_| bad())?;
         let both = sides.entry((row, pair.parse().map_err(|_| bad())?)).or_default();
-        let of_side = if side == "guestwire" { &mut both.0 } else { &mut both.1 };
+        let of_side = if side == peer { &mut both.1 } else { &mut both.0 };
         *of_side = Some(value);
     }
     let mut rows: BTreeMap<Row, Figures> = BTreeMap::new();

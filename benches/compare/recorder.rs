@@ -18,7 +18,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) peer: &'a str,
     /// Counted from 0 for each case and peer. Its two sides are measured one after the other.
     pub(crate) pair: usize,
-    /// "guestwire" or the peer.
+    /// The peer, or whom it is compared with: guestwire.
     pub(crate) side: &'a str,
     pub(crate) metric: &'a str,
     pub(crate) unit: &'a str,

@@ -13,9 +13,9 @@ pub(crate) fn write(folder: &Path) {
     let rows = read(&csv).unwrap_or_else(|problem| panic!("readings.csv, {problem}"));
     let mut text = String::from(
         "# What the readings amount to\n\n\
-         Made from `readings.csv` by `benches/compare/run.sh report`. Medians of each side; guestwire divided by the\n\
-         peer pair by pair: its median, 10th and 90th percentile. The machine is in `machine.txt`, the commands are\n\
-         in `commands.txt`.\n\n\
+         Made from `readings.csv` by `benches/compare/run.sh report`. Medians of each side; guestwire (in the load\n\
+         packed, packed rings) divided by the peer pair by pair: its median, 10th and 90th percentile. The machine is\n\
+         in `machine.txt`, the commands are in `commands.txt`.\n\n\
          | load | case | peer | metric | guestwire | peer | ratio | 10 % | 90 % | pairs | target |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
@@ -47,8 +47,6 @@ fn line(text: &mut String, row: &Row, figures: &Figures) {
 
 /// Whether the target, if there is one, is met.
 fn verdict(row: &Row, figures: &Figures) -> String {
-    match (target_of(row), percentile(&figures.ratios, 0.5)) {
-        (Some(target), Some(median)) => format!("{target}: {}", if target.is_met(median) { "met" } else { "missed" }),
-        _ => String::new(),
-    }
+    let verdict = target_of(row).and_then(|target| Some((target, target.is_met(figures)?)));
+    verdict.map_or(String::new(), |(target, met)| format!("{target}: {}", if met { "met" } else { "missed" }))
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # guestwire beside the programs that people would use otherwise.
 #
-#   benches/compare/run.sh [--help] [packets] [guests] [qemu] [idle] [report] [--pairs N] [--seconds N] [...]
+#   benches/compare/run.sh [--help] [LOAD...] [--pairs N] [--seconds N] [...]
 #
+# LOAD is packets, packed, guests, qemu, idle, growth, workers, receivers, or report, which measures nothing.
 # Sets the peers up (`tests/lab/prepare.sh bench`), builds guestwire as it is shipped, and runs pairs in turn: guestwire,
 # peer, guestwire, peer. What comes out is in `benches/runs/DATE-COMMIT`. It needs root, for network namespaces and for
 # the huge pages that DPDK wants, two processors, and hours if everything is asked for.

@@ -2,15 +2,23 @@
 
 use std::fmt;
 
-use crate::ratios::Row;
+use crate::ratios::{Figures, Row, percentile};
 
-/// What is aimed at, for the median of guestwire divided by the peer.
+/// What is aimed at.
 pub(crate) struct Target {
     load: &'static str,
     case: &'static str,
     peer: &'static str,
     metric: &'static str,
+    of: Of,
     bound: Bound,
+}
+
+/// What must keep to the bound: the median of guestwire's own figures, or that of guestwire divided by the peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Ours,
+    Ratio,
 }
 
 #[derive(Clone, Copy)]
@@ -26,7 +34,11 @@ const fn target(
     metric: &'static str,
     bound: Bound,
 ) -> Target {
-    Target { load, case, peer, metric, bound }
+    Target { load, case, peer, metric, of: Of::Ratio, bound }
+}
+
+const fn own(load: &'static str, case: &'static str, peer: &'static str, metric: &'static str, bound: Bound) -> Target {
+    Target { load, case, peer, metric, of: Of::Ours, bound }
 }
 
 const TARGETS: &[Target] = &[
@@ -38,12 +50,28 @@ const TARGETS: &[Target] = &[
     target("guests", "tcp-1", "bridge", "received", Bound::AtLeast(1.3)),
     target("guests", "tcp-1", "ovs-tso", "received", Bound::AtLeast(1.5)),
     target("guests", "tcp-1", "ovs", "received", Bound::AtLeast(3.0)),
+    target("guests", "tcp-4", "bridge", "received", Bound::AtLeast(1.3)),
+    target("guests", "tcp-4", "ovs-tso", "received", Bound::AtLeast(1.5)),
+    target("guests", "tcp-4", "ovs", "received", Bound::AtLeast(3.0)),
+    target("guests", "tcp-8", "bridge", "received", Bound::AtLeast(1.3)),
+    target("guests", "tcp-8", "ovs-tso", "received", Bound::AtLeast(1.5)),
+    target("guests", "tcp-8", "ovs", "received", Bound::AtLeast(3.0)),
     target("guests", "round-trips", "bridge", "p50", Bound::AtMost(1.0)),
     target("guests", "round-trips", "bridge", "p99", Bound::AtMost(1.0)),
     target("guests", "round-trips", "ovs-tso", "p50", Bound::AtMost(1.0)),
     target("guests", "round-trips", "ovs-tso", "p99", Bound::AtMost(1.0)),
     target("guests", "round-trips", "ovs", "p50", Bound::AtMost(1.0)),
     target("guests", "round-trips", "ovs", "p99", Bound::AtMost(1.0)),
+    own("idle", "ports-256", "ovs", "cpu", Bound::AtMost(0.1)),
+    own("idle", "ports-256", "ovs", "wakes", Bound::AtMost(0.0)),
+    own("idle", "ports-256", "ovs", "memory-per-port", Bound::AtMost(300.0)),
+    target("growth", "idle-255", "alone", "rate", Bound::AtLeast(0.97)),
+    target("growth", "addresses-60000", "1-address", "rate", Bound::AtLeast(0.9)),
+    target("growth", "spread-60000", "15-addresses", "rate", Bound::AtLeast(0.9)),
+    target("workers", "2-pairs-64", "one-worker", "rate", Bound::AtLeast(1.8)),
+    target("workers", "2-pairs-1500", "one-worker", "rate", Bound::AtLeast(1.8)),
+    target("receivers", "slow", "both-quick", "rate", Bound::AtLeast(0.95)),
+    target("receivers", "stuck", "both-quick", "rate", Bound::AtLeast(0.95)),
 ];
 
 /// The target of a row of the summary, if it has one.
@@ -53,25 +81,29 @@ pub(crate) fn target_of(row: &Row) -> Option<&'static Target> {
 }
 
 impl Target {
-    /// The ratio that is aimed at.
-    pub(crate) fn value(&self) -> f64 {
+    /// The ratio that is aimed at, if it is a ratio.
+    pub(crate) fn ratio(&self) -> Option<f64> {
         let (Bound::AtLeast(value) | Bound::AtMost(value)) = self.bound;
-        value
+        (self.of == Of::Ratio).then_some(value)
     }
 
-    pub(crate) fn is_met(&self, median: f64) -> bool {
-        match self.bound {
+    /// Whether these figures meet it. `None` if there are none.
+    pub(crate) fn is_met(&self, figures: &Figures) -> Option<bool> {
+        let values = if self.of == Of::Ours { &figures.ours } else { &figures.ratios };
+        let median = percentile(values, 0.5)?;
+        Some(match self.bound {
             Bound::AtLeast(bound) => median >= bound,
             Bound::AtMost(bound) => median <= bound,
-        }
+        })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = if self.of == Of::Ours { "guestwire " } else { "" };
         match self.bound {
-            Bound::AtLeast(bound) => write!(f, "≥ {bound}"),
-            Bound::AtMost(bound) => write!(f, "≤ {bound}"),
+            Bound::AtLeast(bound) => write!(f, "{of}≥ {bound}"),
+            Bound::AtMost(bound) => write!(f, "{of}≤ {bound}"),
         }
     }
 }

@@ -68,11 +68,13 @@ impl Testpmd {
         (testpmd, sockets, line)
     }
 
-    /// As the driver of two devices, on core 0: each sends on to the other what it gets, frames of `size` bytes.
-    pub(crate) fn driver(lab: &Lab, sockets: &[PathBuf], size: usize) -> (Self, String) {
+    /// As the driver of two devices, on core 0: each sends on to the other what it gets, frames of `size` bytes. With
+    /// `packed` by packed rings (virtio 1.3, 2.8).
+    pub(crate) fn driver(lab: &Lab, sockets: &[PathBuf], size: usize, packed: bool) -> (Self, String) {
         let device = |n: usize| {
             let (path, mac) = (sockets[n].display(), MACS[n]);
-            format!("--vdev=net_virtio_user{n},path={path},queues=1,queue_size=1024,mrg_rxbuf=1,mac={mac}")
+            let packed = if packed { ",packed_vq=1" } else { "" };
+            format!("--vdev=net_virtio_user{n},path={path},queues=1,queue_size=1024,mrg_rxbuf=1,mac={mac}{packed}")
         };
         let words = [
             "--lcores=0@0,1@0 -m 512 --no-pci --single-file-segments".to_owned(),

@@ -1,0 +1,379 @@
+//! The loads "growth", "workers" and "receivers": guestwire beside itself, with more to do and with less.
+//!
+//! Drivers that cost next to nothing (`port`) share one thread on core 0; the worker is on core 1. What is measured is
+//! the worker's rate, and what its statistics say a frame costs it. The peer of a pair is the same without what the case
+//! is named after. In the load "workers" nothing is pinned, and the drivers look at their rings only so often that two
+//! workers have the two cores nearly to themselves.
+
+use std::fs::read_to_string;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::port::{Change, LIKE_LINUX, Memory, POLLING, Port};
+use crate::process::run as run_program;
+use crate::recorder::{Reading, Recorder};
+use crate::vm::daemon::Daemon;
+
+/// Descriptors of a busy port's rings.
+const SIZE: u16 = 256;
+/// Bytes of a frame.
+const FRAME: usize = 64;
+/// Before anything is counted. Statistics come every 50 ms.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// Round trips that are timed.
+const ROUND_TRIPS: usize = 20_000;
+/// Ports that addresses are spread over: a port may have 4,096.
+const CROWD: usize = 15;
+/// Between two looks of the drivers at their rings in the load "workers". The kernel makes some 50 µs of it.
+const PAUSE: Duration = Duration::from_micros(1);
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) pairs: usize,
+    /// That are counted, of each side of a pair.
+    pub(crate) seconds: u32,
+}
+
+/// What is beside, or behind, the busy pair of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Case {
+    Alone,
+    /// So many ports that say nothing.
+    Idle(usize),
+    /// So many pairs that are as busy.
+    Busy(usize),
+    /// So many addresses in the table, behind 15 quiet ports.
+    Addresses(usize),
+    /// The same, and each frame goes to the next of them.
+    Spread(usize),
+    /// One port that sends broadcasts as fast as it can.
+    Flooder,
+}
+
+/// Each with what it is compared with.
+const GROWTH: &[(Case, Case, &str)] = &[
+    (Case::Idle(16), Case::Alone, "alone"),
+    (Case::Idle(64), Case::Alone, "alone"),
+    (Case::Idle(255), Case::Alone, "alone"),
+    (Case::Busy(8), Case::Alone, "alone"),
+    (Case::Addresses(1_000), Case::Addresses(1), "1-address"),
+    (Case::Addresses(60_000), Case::Addresses(1), "1-address"),
+    (Case::Spread(1_000), Case::Spread(CROWD), "15-addresses"),
+    (Case::Spread(60_000), Case::Spread(CROWD), "15-addresses"),
+    (Case::Flooder, Case::Alone, "alone"),
+];
+
+impl Case {
+    fn name(self) -> String {
+        match self {
+            Self::Alone => "alone".to_owned(),
+            Self::Idle(ports) => format!("idle-{ports}"),
+            Self::Busy(pairs) => format!("busy-{pairs}"),
+            Self::Addresses(count) => format!("addresses-{count}"),
+            Self::Spread(count) => format!("spread-{count}"),
+            Self::Flooder => "flooder".to_owned(),
+        }
+    }
+}
+
+/// A figure: its name, its unit, itself.
+type Figure = (&'static str, &'static str, f64);
+
+/// A busy pair beside more and more.
+pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
+    for &(case, baseline, peer) in GROWTH {
+        for pair in 0..options.pairs {
+            for (side, case_of_side) in [("guestwire", case), (peer, baseline)] {
+                let figures = on_core(0, || Bed::new(1, recorder, Some(1)).growth(case_of_side, options.seconds));
+                record("growth", &case.name(), (peer, pair, side), figures, recorder);
+            }
+        }
+    }
+}
+
+/// Two workers, and one.
+pub(crate) fn run_workers(options: &Options, recorder: &mut Recorder) {
+    for frame in [64, 1500] {
+        for pair in 0..options.pairs {
+            for (side, workers) in [("guestwire", 2), ("one-worker", 1)] {
+                let figures = Bed::new(workers, recorder, None).two_pairs(frame, options.seconds);
+                record("workers", &format!("2-pairs-{frame}"), ("one-worker", pair, side), figures, recorder);
+            }
+        }
+    }
+}
+
+/// A sender with one receiver that is quick and one that is slow, or stuck.
+pub(crate) fn run_receivers(options: &Options, recorder: &mut Recorder) {
+    for (name, refill) in [("slow", Some(Duration::from_millis(1))), ("stuck", None)] {
+        for pair in 0..options.pairs {
+            for (side, other) in [("guestwire", refill), ("both-quick", Some(Duration::ZERO))] {
+                let figures = on_core(0, || Bed::new(1, recorder, Some(1)).two_receivers(other, options.seconds));
+                record("receivers", name, ("both-quick", pair, side), figures, recorder);
+            }
+        }
+    }
+}
+
+fn record(
+    load: &str,
+    case: &str,
+    (peer, pair, side): (&str, usize, &str),
+    figures: Vec<Figure>,
+    recorder: &mut Recorder,
+) {
+    for (metric, unit, value) in figures {
+        recorder.record(&Reading { load, case, peer, pair, side, metric, unit, value });
+    }
+}
+
+/// Runs something with the thread on one core.
+fn on_core<T>(core: usize, work: impl FnOnce() -> T) -> T {
+    let (this, mut only) = (Pid::from_raw(0), CpuSet::new());
+    let before = sched_getaffinity(this).unwrap();
+    only.set(core).unwrap();
+    sched_setaffinity(this, &only).unwrap();
+    let done = work();
+    sched_setaffinity(this, &before).unwrap();
+    done
+}
+
+/// The address of one of a port's guests.
+fn mac(port: usize, guest: usize) -> [u8; 6] {
+    let (port, [.., high, middle, low]) = (port as u8, (guest as u32).to_be_bytes());
+    [0x52, port, 0, high, middle, low]
+}
+
+fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
+    let mut bytes = [&to[..], &from, &[0x88, 0xb5]].concat();
+    bytes.resize(len, 0x5a);
+    bytes
+}
+
+/// guestwire and the ports on it.
+struct Bed {
+    daemon: Daemon,
+    statistics: PathBuf,
+    ports: Vec<Port>,
+    _folder: TempDir,
+}
+
+impl Bed {
+    fn new(workers: usize, recorder: &mut Recorder, core: Option<usize>) -> Self {
+        let folder = TempDir::with_prefix("guestwire-compare-").unwrap();
+        let (statistics, workers) = (folder.path().join("statistics"), workers.to_string());
+        let options = ["--workers", &workers, "--stats", statistics.to_str().unwrap(), "--stats-interval", "0.05"];
+        recorder.command("guestwire", &format!("guestwire internal --socket-path net.sock {}", options.join(" ")));
+        let daemon = Daemon::with(&options);
+        let cores = core.map_or("0,1".to_owned(), |core| core.to_string());
+        run_program(&["taskset", "-a", "-c", "-p", &cores, &daemon.pid().to_string()], &[]);
+        Self { daemon, statistics, ports: Vec::new(), _folder: folder }
+    }
+
+    /// Attaches `count` ports more. Returns the first one's number.
+    fn attach(&mut self, count: usize, size: u16, known: u64) -> usize {
+        let first = self.ports.len();
+        for _ in 0..count {
+            let port = Port::attach(&self.daemon.socket(), size, known).unwrap_or_else(|error| panic!("{error}"));
+            self.ports.push(port);
+        }
+        first
+    }
+
+    /// Has every port send once from each of its addresses, which are so many each, to port 0, which is known.
+    fn teach(&mut self, ports: std::ops::Range<usize>, addresses: usize, len: usize) {
+        for number in ports {
+            let to = if number == 0 { [0xff; 6] } else { mac(0, 0) };
+            for first in (0..addresses).step_by(32) {
+                let count = 32.min(addresses - first);
+                let port = &mut self.ports[number];
+                port.load(|slot| frame(to, mac(number, first + slot % 32), len));
+                port.send(count as u16);
+                self.until("a port is known", |bed| bed.ports[number].in_flight() == 0);
+            }
+        }
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !done(self) {
+            for port in &mut self.ports {
+                port.receive(u16::MAX);
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "not within ten seconds: {what}");
+        }
+    }
+
+    /// Busy nanoseconds and packets of all workers, in the last whole line of statistics.
+    fn worked(&self) -> (f64, f64) {
+        let text = read_to_string(&self.statistics).expect("guestwire writes statistics");
+        let (whole, _) = text.rsplit_once('\n').expect("a line of statistics");
+        let line: Value = serde_json::from_str(whole.lines().last().unwrap()).expect("statistics are JSON");
+        let workers = line["workers"].as_array().expect("workers");
+        let sum = |name: &str| workers.iter().map(|worker| worker[name].as_f64().expect("a figure")).sum();
+        (sum("busy_ns"), sum("packets"))
+    }
+
+    /// Lets time pass while `turn` drives.
+    fn pass(&mut self, time: Duration, turn: &mut impl FnMut(&mut Vec<Port>)) {
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            turn(&mut self.ports);
+        }
+    }
+
+    /// Frames a second, in millions, that the device takes from the ports `counted`, and its busy time for each of all.
+    fn measure(&mut self, counted: &[usize], seconds: u32, turn: &mut impl FnMut(&mut Vec<Port>)) -> [Figure; 2] {
+        self.pass(WARM_UP, turn);
+        let worked = self.worked();
+        self.ports.iter_mut().for_each(Port::forget);
+        let begin = Instant::now();
+        self.pass(Duration::from_secs(seconds.into()), turn);
+        let sent: u64 = counted.iter().map(|&number| self.ports[number].sent).sum();
+        let elapsed = begin.elapsed().as_secs_f64();
+        let now = self.worked();
+        let busy = (now.0 - worked.0) / (now.1 - worked.1);
+        [("rate", "Mpps", sent as f64 / elapsed / 1e6), ("busy", "ns", busy)]
+    }
+
+    fn growth(&mut self, case: Case, seconds: u32) -> Vec<Figure> {
+        // The busy pair.
+        self.attach(2, SIZE, POLLING);
+        let (mut busy, mut spread) = (vec![0, 1], 0);
+        self.teach(0..2, 1, FRAME);
+        match case {
+            Case::Alone => {}
+            Case::Idle(ports) => {
+                self.attach(ports, SIZE, LIKE_LINUX);
+            }
+            Case::Busy(pairs) => {
+                let first = self.attach(2 * pairs, SIZE, POLLING);
+                self.teach(first..first + 2 * pairs, 1, FRAME);
+                busy.extend(first..first + 2 * pairs);
+            }
+            Case::Addresses(count) | Case::Spread(count) => {
+                let (first, each) = (self.attach(CROWD, SIZE, POLLING), count.div_ceil(CROWD));
+                let ports = if count == 1 { first..first + 1 } else { first..first + CROWD };
+                self.teach(ports, each, FRAME);
+                if matches!(case, Case::Spread(_)) {
+                    (busy, spread) = (vec![0], each);
+                }
+            }
+            Case::Flooder => {
+                let flooder = self.attach(1, SIZE, POLLING);
+                self.ports[flooder].load(|_| frame([0xff; 6], mac(flooder, 0), FRAME));
+            }
+        }
+        for &number in &busy {
+            self.ports[number].load(|_| frame(mac(number ^ 1, 0), mac(number, 0), FRAME));
+        }
+        let senders: Vec<usize> = if case == Case::Flooder { vec![0, 1, self.ports.len() - 1] } else { busy.clone() };
+        let mut each = |n: u64, memory: &Memory, at: usize| {
+            let (port, guest) = (2 + n as usize % CROWD, n as usize / CROWD % spread.max(1));
+            memory.write(at, &mac(port, guest));
+        };
+        // Those that say nothing are not looked at, unless frames are for them.
+        let receivers = if spread > 0 { (2..2 + CROWD).collect() } else { senders.clone() };
+        let mut turn = |ports: &mut Vec<Port>| {
+            for &number in &senders {
+                let each: Option<Change<'_>> = if spread > 0 { Some(&mut each) } else { None };
+                ports[number].send_on(each);
+            }
+            for &number in &receivers {
+                ports[number].receive(u16::MAX);
+            }
+        };
+        let mut figures = self.measure(&busy, seconds, &mut turn).to_vec();
+        if case != Case::Flooder && spread == 0 {
+            let sent: u64 = busy.iter().map(|&number| self.ports[number].sent).sum();
+            let received: u64 = busy.iter().map(|&number| self.ports[number].received).sum();
+            assert!(received as f64 > 0.9 * sent as f64, "{received} of {sent} frames arrived");
+        }
+        if spread == 0 {
+            let others: Vec<usize> = senders.into_iter().filter(|&number| number > 1).collect();
+            figures.extend(self.round_trips(&others));
+        }
+        figures
+    }
+
+    /// One frame there and one back, again and again, while other ports are as busy as before.
+    fn round_trips(&mut self, others: &[usize]) -> [Figure; 2] {
+        let drive = |ports: &mut Vec<Port>| {
+            for &number in others {
+                ports[number].send_on(None);
+                ports[number].receive(u16::MAX);
+            }
+        };
+        for number in [0, 1] {
+            while self.ports[number].in_flight() > 0 {
+                drive(&mut self.ports);
+                self.ports[0].receive(u16::MAX);
+                self.ports[1].receive(u16::MAX);
+            }
+        }
+        self.pass(Duration::from_millis(10), &mut |ports| {
+            drive(ports);
+            ports[0].receive(u16::MAX);
+            ports[1].receive(u16::MAX);
+        });
+        let mut nanoseconds = Vec::with_capacity(ROUND_TRIPS);
+        let give_up = Instant::now() + Duration::from_secs(20);
+        while nanoseconds.len() < ROUND_TRIPS && Instant::now() < give_up {
+            let begin = Instant::now();
+            for (from, to) in [(0, 1), (1, 0)] {
+                self.ports[from].send(1);
+                // What a flooder sends arrives as well; what counts is that the device has taken the frame.
+                while self.ports[from].in_flight() > 0 || self.ports[to].receive(u16::MAX) == 0 {
+                    drive(&mut self.ports);
+                }
+            }
+            nanoseconds.push(begin.elapsed().as_nanos() as f64);
+        }
+        nanoseconds.sort_by(f64::total_cmp);
+        let at = |part: f64| nanoseconds[((nanoseconds.len() - 1) as f64 * part) as usize] / 1e3;
+        [("p50", "µs", at(0.5)), ("p99", "µs", at(0.99))]
+    }
+
+    fn two_pairs(&mut self, len: usize, seconds: u32) -> Vec<Figure> {
+        self.attach(4, 1024, POLLING);
+        self.teach(0..4, 1, len);
+        for number in 0..4 {
+            self.ports[number].load(|_| frame(mac(number ^ 1, 0), mac(number, 0), len));
+        }
+        self.measure(&[0, 1, 2, 3], seconds, &mut |ports| {
+            for port in ports.iter_mut() {
+                port.receive(u16::MAX);
+                port.send_on(None);
+            }
+            std::thread::sleep(PAUSE);
+        })
+        .to_vec()
+    }
+
+    /// `refill` is how often the second receiver takes what it has; never, if it is stuck.
+    fn two_receivers(&mut self, refill: Option<Duration>, seconds: u32) -> Vec<Figure> {
+        self.attach(3, SIZE, POLLING);
+        self.teach(0..3, 1, FRAME);
+        self.ports[0].load(|slot| frame(mac(1 + slot % 2, 0), mac(0, 0), FRAME));
+        let mut last = Instant::now();
+        let figures = self.measure(&[0], seconds, &mut |ports| {
+            ports[0].send_on(None);
+            ports[1].receive(u16::MAX);
+            if refill.is_some_and(|refill| refill.is_zero() || last.elapsed() > refill) {
+                last = Instant::now();
+                ports[2].receive(u16::MAX);
+            }
+        });
+        let [(_, _, rate), busy] = figures;
+        // Half of what is sent, and all of it arrives.
+        let (sent, received) = (self.ports[0].sent, self.ports[1].received);
+        assert!(2.2 * received as f64 > 1.8 * sent as f64 / 2.0, "{received} of {sent} frames arrived");
+        vec![("rate", "Mpps", rate / 2.0), busy]
+    }
+}
