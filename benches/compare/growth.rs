@@ -1,9 +1,9 @@
 //! The loads "growth", "workers" and "receivers": guestwire beside itself, with more to do and with less.
 //!
 //! Drivers that cost next to nothing (`port`) share one thread on core 0; the worker is on core 1. What is measured is
-//! the worker's rate, and what its statistics say a frame costs it. The peer of a pair is the same without what the case
-//! is named after. In the load "workers" nothing is pinned, and the drivers look at their rings only so often that two
-//! workers have the two cores nearly to themselves.
+//! the worker's rate, and what its statistics say a frame costs it. The peer of a pair is the same without what the
+//! case is named after. In the load "workers" nothing is pinned, and the drivers look at their rings only so often that
+//! two workers have the two cores nearly to themselves.
 
 use std::fs::read_to_string;
 use std::path::PathBuf;

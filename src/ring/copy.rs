@@ -114,8 +114,8 @@ pub(super) fn fill(header: &[u8], bytes: &Bytes<'_>, to: Span) {
     }
 }
 
-/// Writes the first cache line of a frame that leaves nothing to its receiver to the front of `to`, which must hold as many
-/// bytes: without a call, since many frames are no longer.
+/// Writes the first cache line of a frame that leaves nothing to its receiver to the front of `to`, which must hold as
+/// many bytes: without a call, since many frames are no longer.
 #[inline(always)]
 pub(super) fn fill_plain<const HEADER_LEN: usize, const N: usize>(head: &[u8; N], to: Span) {
     const { assert!((HEADER_LEN == 10 || HEADER_LEN == 12) && HEAD_PLAIN <= N) };

@@ -29,7 +29,9 @@ impl Frontend {
     pub(crate) fn connect(offer: Offer) -> Self {
         let (socket, far) = UnixStream::pair().unwrap();
         let worker = Worker::start();
-        let port = Arc::new(PortShared::new(5, "test".into(), MAC).unwrap());
+        let mut port = PortShared::new(5, "test".into(), MAC).unwrap();
+        port.pairs_told = offer.pairs_told;
+        let port = Arc::new(port);
         let session = spawn(far, port.clone(), worker.port(5), offer, Box::new(|| {})).unwrap();
         Self { socket, port, session, worker }
     }
