@@ -4,7 +4,7 @@
 #[path = "../benches/compare/ratios.rs"]
 mod ratios;
 
-use ratios::{percentile, read};
+use ratios::{in_order, percentile, read};
 
 const HEAD: &str = "load,case,peer,pair,side,metric,unit,value\n";
 
@@ -31,6 +31,14 @@ fn ratios_are_made_pair_by_pair() {
     assert_eq!(figures.ratios, [2.0, 3.0], "a pair without its other side has no ratio");
     assert_eq!((figures.ours.len(), figures.theirs.len()), (3, 2), "and is not thrown away");
     assert_eq!(rows.last_key_value().unwrap().1.ratios, [] as [f64; 0]);
+}
+
+#[test]
+fn numbers_are_in_the_order_of_numbers() {
+    let lines = ["9000", "64", "tcp-8", "1500", "tcp-16"].map(|case| format!("a,{case},ovs,0,guestwire,rate,Mpps,1\n"));
+    let rows = read(&format!("{HEAD}{}", lines.concat())).unwrap();
+    let cases: Vec<&str> = in_order(&rows).iter().map(|(row, _)| row.case.as_str()).collect();
+    assert_eq!(cases, ["64", "1500", "9000", "tcp-8", "tcp-16"]);
 }
 
 #[test]

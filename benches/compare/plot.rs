@@ -6,7 +6,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use crate::ratios::{Figures, Row, percentile};
+use crate::ratios::{Figures, Row, in_order, percentile};
 use crate::targets::{Target, target_of};
 
 /// What a picture shows; the summary has the rest.
@@ -22,7 +22,7 @@ const AIM: RGBColor = RGBColor(190, 60, 40);
 /// Draws `LOAD.svg` for each load that has ratios.
 pub(crate) fn draw_all(folder: &Path, rows: &BTreeMap<Row, Figures>) -> Result<(), Box<dyn Error>> {
     let mut loads: BTreeMap<&str, Vec<(&Row, &Figures)>> = BTreeMap::new();
-    for (row, figures) in rows {
+    for (row, figures) in in_order(rows) {
         if METRICS.contains(&row.metric.as_str()) && !figures.ratios.is_empty() {
             loads.entry(&row.load).or_default().push((row, figures));
         }
@@ -50,7 +50,7 @@ fn draw(path: &Path, load: &str, rows: &[(&Row, &Figures)]) -> Result<(), Box<dy
         // The first row is at the top.
         let row = (at - place).abs() < 1e-6 && (0.0..count as f64).contains(&place);
         let row = row.then(|| rows[count - 1 - place as usize].0);
-        row.map_or(String::new(), |row| format!("{} vs {}: {}", row.case, row.peer, row.metric))
+        row.map_or(String::new(), |row| format!("{} beside {}: {}", row.case, row.peer, row.metric))
     };
     chart
         .configure_mesh()

@@ -49,6 +49,17 @@ pub(crate) fn read(csv: &str) -> Result<BTreeMap<Row, Figures>, String> {
     Ok(rows)
 }
 
+/// The rows in an order for people: numbers at the end of a case's name are compared as numbers.
+pub(crate) fn in_order(rows: &BTreeMap<Row, Figures>) -> Vec<(&Row, &Figures)> {
+    let mut sorted: Vec<_> = rows.iter().collect();
+    sorted.sort_by_key(|(row, _)| {
+        let name = row.case.trim_end_matches(|c: char| c.is_ascii_digit());
+        let number: u64 = row.case[name.len()..].parse().unwrap_or(0);
+        (&row.load, name, number, &row.peer, &row.metric)
+    });
+    sorted
+}
+
 /// The value below which this part of the values lies, between two of them if need be. `None` of nothing.
 pub(crate) fn percentile(values: &[f64], part: f64) -> Option<f64> {
     let mut sorted = values.to_vec();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::plot;
-use crate::ratios::{Figures, Row, percentile, read};
+use crate::ratios::{Figures, Row, in_order, percentile, read};
 use crate::targets::target_of;
 
 /// Writes the summary of the run in `folder`, and its pictures.
@@ -19,7 +19,7 @@ pub(crate) fn write(folder: &Path) {
          | load | case | peer | metric | guestwire | peer | ratio | 10 % | 90 % | pairs | target |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for (row, figures) in &rows {
+    for (row, figures) in in_order(&rows) {
         line(&mut text, row, figures);
     }
     let path = folder.join("summary.md");

@@ -62,6 +62,12 @@ impl Switch {
         self.burst = BurstBudget::FULL;
     }
 
+    /// Announces frames that [`Self::forward`] will be asked about: in a large table their lookups wait for memory, and
+    /// together they wait once. `heads` are as there.
+    pub fn look_ahead<'a>(&self, heads: impl Iterator<Item = &'a [u8]>) {
+        self.fdb.look_ahead(heads.filter_map(Header::parse).map(|header| header.destination_key()));
+    }
+
     /// Learns from a frame that came from port `from` and says where it goes. `head` is a private copy of the frame's
     /// first bytes: all of them, or at least the Ethernet header with its VLAN tag (18 bytes suffice).
     ///

@@ -121,6 +121,15 @@ impl Table {
         Some(self.bucket(bucket).values[slot])
     }
 
+    /// Reads something of the cache line that [`Self::get`] will want for `key`.
+    #[inline]
+    pub(super) fn touch(&self, key: Key) -> Key {
+        if self.buckets == 0 {
+            return Key::NONE;
+        }
+        self.bucket(self.index(self.hasher.hash(key).first())).keys[0]
+    }
+
     #[inline]
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Value> {
         let (bucket, slot) = self.locate(key)?;

@@ -144,7 +144,8 @@ impl Forwarder {
         let Self { network, halves, plan, .. } = self;
         port.recent.begin_burst(port_id(from), network.losses(), now_s);
         let flood_left = FLOOD_COST_PER_BURST_MAX;
-        let mut judge = Judge { network, from, halves, port, now_s, switch: None, met: None, flood_left };
+        let (switch, met, asked) = (None, None, 0);
+        let mut judge = Judge { network, from, halves, port, now_s, switch, asked, met, flood_left };
         plan.flooded = 0;
         // Frames to one guest come in rows.
         let mut i = 0;
@@ -209,6 +210,8 @@ struct Judge<'a> {
     now_s: u32,
     /// Locked with the first frame that cannot be judged without it.
     switch: Option<MutexGuard<'a, Switch>>,
+    /// Frames that it was asked about.
+    asked: u32,
     /// The first address that the guest has sent from.
     met: Option<MacAddr>,
     /// What the burst's flooding may still cost.
@@ -262,6 +265,11 @@ impl Judge<'_> {
             switch.begin_burst(now_s);
             switch
         });
+        self.asked += 1;
+        if self.asked == 2 {
+            // Most bursts ask once, if at all. This one seems to go to many.
+            switch.look_ahead((i..burst.len()).map(|i| burst.head(i)));
+        }
         let verdict = switch.forward(port_id(self.from), head);
         if let Verdict::Forward(to) = verdict {
             self.port.recent.remember(addresses, to, network.losses());
