@@ -8,6 +8,9 @@ use super::memory::Span;
 
 /// Bytes of a frame that are copied to be judged when it asks for no offload: one cache line.
 pub(super) const HEAD_PLAIN: usize = 64;
+/// Bytes that move between memory and processor together.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: usize = 64;
 
 /// The bytes of one frame: a private copy of its first bytes, and where the rest lies in its sender's memory.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +149,23 @@ pub(super) fn fill_rest(bytes: &Bytes<'_>, to: Span) {
             at = at.add(span.len);
         }
     }
+}
+
+/// Has the processor fetch a frame's rest and the buffer that it is about to be copied into, while the frame before it
+/// is being copied: it finds out by itself only with the third cache line of each. Changes nothing.
+#[inline(never)]
+pub(super) fn expect_copy(from: Span, to: Span) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..from.len.min(to.len)).step_by(CACHE_LINE) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch touches no memory that the program could tell; both addresses are inside of their spans.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(from.ptr.add(at).cast::<i8>());
+            _mm_prefetch::<_MM_HINT_ET0>(to.ptr.add(at).cast::<i8>());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, to);
 }
 
 /// Copies `from`, whose length is usually `N`: then without a call.

@@ -1,9 +1,10 @@
 //! A receive ring: buffers that a guest has made available for frames.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::copy::{Bytes, HEAD_PLAIN, fill, fill_plain, fill_rest, scatter};
+use super::copy::{Bytes, HEAD_PLAIN, expect_copy, fill, fill_plain, fill_rest, scatter};
 use super::error::RingError;
 use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
@@ -20,6 +21,9 @@ const FLUSH_DESCRIPTORS_MAX: u32 = 4 * QUEUE_SIZE_MAX as u32;
 const PUBLISH_BYTES: usize = 64 * 1024;
 /// The virtio-net header that we write: with `num_buffers`.
 pub const VNET_HEADER_WRITTEN: usize = 12;
+
+/// Frames longer than this are fetched before they are copied, in bytes: for shorter ones it takes more than it saves.
+const EXPECTED_MIN: usize = 512;
 
 /// What stands before a frame that leaves nothing to its receiver, in one buffer.
 const PLAIN_HEADER: [u8; VNET_HEADER_WRITTEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
@@ -301,22 +305,36 @@ impl RxRing {
 #[inline(always)]
 fn deliver_row<const HEADER_LEN: usize>(burst: &Burst, first: usize, buffers: &mut [Buffer]) -> usize {
     let count = buffers.len();
-    for (n, (buffer, (len, head))) in buffers.iter_mut().zip(burst.row(first, count)).enumerate() {
+    let buffers = Cell::from_mut(buffers).as_slice_of_cells();
+    for (n, (buffer, (len, head))) in buffers.iter().zip(burst.row(first, count)).enumerate() {
+        let Buffer { ptr, len: room, .. } = buffer.get();
         // Far below 4 GiB.
         let need = (HEADER_LEN + len) as u32;
-        if buffer.len < need {
+        if room < need {
             return n;
         }
-        let to = Span { ptr: buffer.ptr, len: need as usize };
+        let to = Span { ptr, len: need as usize };
         if len >= HEAD_PLAIN {
             fill_plain::<HEADER_LEN, _>(head, to);
             if len > HEAD_PLAIN {
-                fill_rest(&burst.bytes(first + n), to.split_within(HEADER_LEN + HEAD_PLAIN).1);
+                deliver_rest(burst, first + n, to.split_within(HEADER_LEN + HEAD_PLAIN).1, buffers.get(n + 1));
             }
         } else {
             fill(&PLAIN_HEADER[..HEADER_LEN], &burst.bytes(first + n), to);
         }
-        buffer.len = need;
+        buffer.set(Buffer { len: need, ..buffer.get() });
     }
     count
+}
+
+/// Copies what follows the head of frame `i`, and has what the next one needs fetched meanwhile.
+// Not inlined: most frames need none of it.
+#[inline(never)]
+fn deliver_rest(burst: &Burst, i: usize, to: Span, next: Option<&Cell<Buffer>>) {
+    if to.len > EXPECTED_MIN
+        && let Some(Buffer { ptr, len, .. }) = next.map(Cell::get)
+    {
+        expect_copy(burst.rest(i + 1), Span { ptr, len: len as usize });
+    }
+    fill_rest(&burst.bytes(i), to);
 }

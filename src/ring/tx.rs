@@ -99,6 +99,12 @@ impl Burst {
         bytes
     }
 
+    /// The frames of `len` bytes or more, as bits.
+    pub fn not_shorter_than(&self, len: usize) -> u32 {
+        let frames = self.frames[..self.len].iter().enumerate();
+        frames.fold(0, |set, (i, frame)| set | u32::from(frame.len as usize >= len) << i)
+    }
+
     /// Forgets the frames and lets go of the guest's memory.
     pub fn release(&mut self) {
         self.len = 0;
@@ -153,6 +159,14 @@ impl Burst {
     #[inline]
     pub fn frame_len(&self, i: usize) -> usize {
         self.frames[i].len as usize
+    }
+
+    /// What follows frame `i`'s head, if that is in one piece.
+    #[inline(always)]
+    pub(super) fn rest(&self, i: usize) -> Span {
+        let Buffer { ptr, len, head_len, .. } = self.frames[i];
+        let len = if ptr.is_null() { 0 } else { (len as usize).saturating_sub(usize::from(head_len)) };
+        Span { ptr, len }
     }
 
     /// Frame `i`'s bytes. Empty for a frame that is too long.

@@ -154,9 +154,16 @@ impl ReceivingHalf {
             if fit == Fit::Whole {
                 let refused = tally.no_buffer;
                 tally.put_whole(ring, offload, &bytes);
-                if may_wait && tally.no_buffer > refused {
-                    tally.no_buffer = refused;
-                    break;
+                if tally.no_buffer > refused {
+                    if may_wait {
+                        tally.no_buffer = refused;
+                        break;
+                    }
+                    // Who has no room for this one has none for those that are as long: to try each would take the
+                    // sender's other receivers more time than to fill buffers does.
+                    let hopeless = left & burst.plain() & !frame & burst.not_shorter_than(bytes.len());
+                    tally.no_buffer += u64::from(hopeless.count_ones());
+                    left &= !hopeless;
                 }
             } else {
                 // Does not wait: the work would be done again with each try.
