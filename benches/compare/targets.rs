@@ -70,6 +70,8 @@ const TARGETS: &[Target] = &[
     target("growth", "spread-60000", "15-addresses", "rate", Bound::AtLeast(0.9)),
     target("workers", "2-pairs-64", "one-worker", "rate", Bound::AtLeast(1.8)),
     target("workers", "2-pairs-1500", "one-worker", "rate", Bound::AtLeast(1.8)),
+    target("workers", "8-pairs-64", "one-worker", "rate", Bound::AtLeast(1.8)),
+    target("workers", "8-pairs-1500", "one-worker", "rate", Bound::AtLeast(1.8)),
     target("receivers", "slow", "both-quick", "rate", Bound::AtLeast(0.95)),
     target("receivers", "stuck", "both-quick", "rate", Bound::AtLeast(0.95)),
 ];
