@@ -7,8 +7,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::{
-    Attachment, Config, ConnectPath, Group, InheritedFd, Listen, ListenPath, Mode, Mtu, Network, OffloadMask,
-    QueuePairs, SocketMode, Stats, StatsInterval, StatsTarget, Verbosity, WorkerCount,
+    Attachment, Config, ConnectPath, Group, InheritedFd, Internal, Listen, ListenPath, Mode, Mtu, Name, Network,
+    OffloadMask, QueuePairs, Security, SocketMode, Stats, StatsInterval, StatsTarget, Verbosity, WorkerCount,
 };
 
 /// Connects virtual machines: a vhost-user network switch.
@@ -211,16 +211,19 @@ impl InternalFlags {
     /// The configuration that the flags amount to.
     pub(super) fn into_config(self, log: LogFlags) -> Config {
         let verbosity = log.verbosity();
+        let mode = Mode::Internal(Internal::default());
         let network = Network {
-            name: Mode::Internal.name().into(),
-            mode: Mode::Internal,
+            name: Name::of_mode(&mode),
+            mode,
             attachments: self.attach.into_attachments(),
+            ports: Vec::new(),
+            security: Security::ON,
             mtu: self.guest.mtu,
             offload: self.guest.offload,
             queue_pairs: self.guest.queue_pairs,
             workers: self.speed.workers,
         };
-        Config { network, stats: self.stats.into_stats(), verbosity }
+        Config { networks: vec![network], stats: self.stats.into_stats(), verbosity, source: None }
     }
 }
 

@@ -11,7 +11,7 @@ use std::fmt;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use flags::{Cli, Verb};
 
 /// What the process should do.
@@ -69,11 +69,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
                 return Err(UsageError(vec![format!("{error}; see 'guestwire internal --help'")]));
             }
             let config = flags.into_config(log);
-            let problems = config.network.problems();
+            let problems = config.problems();
             if problems.is_empty() {
                 return Ok(Command::Run(Box::new(config)));
             }
-            let line = |p| format!("error: {p}; see 'guestwire internal --help'");
+            let line = |(_, p): &(_, Problem)| format!("error: {p}; see 'guestwire internal --help'");
             Err(UsageError(problems.iter().map(line).collect()))
         }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {

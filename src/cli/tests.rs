@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Attachment, Group, Mode, OffloadMask, StatsTarget, Verbosity};
+use crate::config::{Attachment, Group, Internal, Mode, OffloadMask, StatsTarget, Verbosity};
 
 fn parsed(line: &str) -> Result<Command, UsageError> {
     parse(std::iter::once("guestwire").chain(line.split_whitespace()).map(OsString::from))
@@ -30,12 +30,12 @@ fn the_definitions_are_consistent() {
 #[test]
 fn a_socket_path_is_enough() {
     let config = config("internal --socket-path /tmp/lab.sock");
-    assert_eq!(config.network.mode, Mode::Internal);
-    assert_eq!(config.network.name, "internal");
-    let [Attachment::Listen(listen)] = config.network.attachments.as_slice() else { panic!("{config:?}") };
+    assert_eq!(config.networks[0].mode, Mode::Internal(Internal::default()));
+    assert_eq!(config.networks[0].name.as_str(), "internal");
+    let [Attachment::Listen(listen)] = config.networks[0].attachments.as_slice() else { panic!("{config:?}") };
     assert_eq!(listen.path.as_path().to_str(), Some("/tmp/lab.sock"));
     assert_eq!((listen.mode.bits(), &listen.group), (0o600, &None));
-    assert_eq!((config.network.mtu, config.network.offload), (None, OffloadMask::ALL));
+    assert_eq!((config.networks[0].mtu, config.networks[0].offload), (None, OffloadMask::ALL));
     assert_eq!((config.stats, config.verbosity), (None, Verbosity::Normal));
 }
 
@@ -45,12 +45,12 @@ fn every_flag_reaches_the_configuration() {
         "internal --socket-path a --socket-path b --connect c --socket-mode 0660 --socket-group kvm --mtu 9000 \
          --offload off --stats out.json --stats-interval 0.5 -vv",
     );
-    let names: Vec<_> = config.network.attachments.iter().map(|a| a.to_string()).collect();
+    let names: Vec<_> = config.networks[0].attachments.iter().map(|a| a.to_string()).collect();
     assert_eq!(names, ["a", "b", "c"]);
-    let Attachment::Listen(listen) = &config.network.attachments[1] else { panic!("{config:?}") };
+    let Attachment::Listen(listen) = &config.networks[0].attachments[1] else { panic!("{config:?}") };
     assert_eq!((listen.mode.bits(), listen.group.clone()), (0o660, Some(Group::Name("kvm".into()))));
-    assert_eq!(config.network.mtu.map(|m| m.bytes()), Some(9000));
-    assert_eq!(config.network.offload, OffloadMask::NONE);
+    assert_eq!(config.networks[0].mtu.map(|m| m.bytes()), Some(9000));
+    assert_eq!(config.networks[0].offload, OffloadMask::NONE);
     let stats = config.stats.unwrap();
     assert_eq!(stats.target, StatsTarget::File("out.json".into()));
     assert_eq!(stats.interval.duration().as_millis(), 500);
@@ -60,7 +60,7 @@ fn every_flag_reaches_the_configuration() {
 #[test]
 fn descriptors_and_standard_output() {
     let config = config("-q internal --fd 3 --fd 4 --stats -");
-    assert_eq!(config.network.attachments.len(), 2);
+    assert_eq!(config.networks[0].attachments.len(), 2);
     assert_eq!(config.stats.unwrap().target, StatsTarget::Stdout);
     assert_eq!(config.verbosity, Verbosity::Quiet);
 }

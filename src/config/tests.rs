@@ -1,5 +1,8 @@
 //! What is a valid configuration, and what is not.
 
+use std::ffi::OsString;
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -85,32 +88,4 @@ fn every_offload_comes_after_what_it_needs() {
     for (i, offload) in Offload::ALL.iter().enumerate() {
         assert!(offload.needs().is_none_or(|needed| Offload::ALL[..i].contains(&needed)), "{offload:?}");
     }
-}
-
-#[test]
-fn a_network_lists_all_its_problems() {
-    let listen = |path: &str| {
-        Attachment::Listen(Listen {
-            path: ListenPath::new(path.into()).unwrap(),
-            mode: SocketMode::PRIVATE,
-            group: None,
-        })
-    };
-    let network = |attachments| Network {
-        name: "lab".into(),
-        mode: Mode::Internal,
-        attachments,
-        mtu: None,
-        offload: OffloadMask::ALL,
-        queue_pairs: QueuePairs::ONE,
-        workers: WorkerCount::ONE,
-    };
-    assert_eq!(network(vec![listen("a")]).problems(), []);
-    assert_eq!(network(vec![]).problems().len(), 1);
-    let connect = Attachment::Connect(ConnectPath::new("b".into()).unwrap());
-    let fd = Attachment::Inherit("5".parse().unwrap());
-    let twice = vec![listen("a"), listen("b"), connect, listen("a"), fd.clone(), fd];
-    let problems = network(twice).problems();
-    assert_eq!(problems.len(), 3, "{problems:?}");
-    assert!(problems[0].to_string().contains("b is named twice"));
 }

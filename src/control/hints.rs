@@ -126,7 +126,9 @@ impl Macs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConnectPath, Listen, ListenPath, Mode, OffloadMask, QueuePairs, SocketMode, WorkerCount};
+    use crate::config::{
+        ConnectPath, Internal, Listen, ListenPath, Mode, OffloadMask, QueuePairs, Security, SocketMode, WorkerCount,
+    };
 
     fn listen(path: &str) -> Attachment {
         let path = ListenPath::new(path.into()).unwrap();
@@ -134,9 +136,10 @@ mod tests {
     }
 
     fn network(attachments: Vec<Attachment>) -> Network {
-        let (name, mode, offload) = ("lab".into(), Mode::Internal, OffloadMask::ALL);
+        let (name, mode, offload) = ("lab".parse().unwrap(), Mode::Internal(Internal::default()), OffloadMask::ALL);
+        let (ports, security) = (Vec::new(), Security::ON);
         let (queue_pairs, workers) = (QueuePairs::ONE, WorkerCount::ONE);
-        Network { name, mode, attachments, mtu: None, offload, queue_pairs, workers }
+        Network { name, mode, attachments, ports, security, mtu: None, offload, queue_pairs, workers }
     }
 
     fn macs(text: &str) -> Vec<&str> {

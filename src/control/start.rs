@@ -44,6 +44,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// There is nothing to run.
+    #[error("no network asked for")]
+    NoNetwork,
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
     System {
@@ -76,7 +79,7 @@ struct Inherited {
 /// Starts everything; what has been started is undone when something cannot be.
 pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
     // First of all: a descriptor that we open could get the number of one that our parent forgot to leave open.
-    let network = &config.network;
+    let network = config.networks.first().ok_or(StartError::NoNetwork)?;
     let inherited = inherit_all(network)?;
     let signals =
         Signals::block(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).map_err(failed("wait for signals"))?;
@@ -92,7 +95,7 @@ pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
         supervisor.attach(stream, number).map_err(failed("make a port of the connection that --fd names"))?;
     }
     let connect_to = |a: &Attachment| if let Attachment::Connect(path) = a { Some(path.clone()) } else { None };
-    for path in config.network.attachments.iter().filter_map(connect_to) {
+    for path in network.attachments.iter().filter_map(connect_to) {
         supervisor.add_client(path.as_path(), Instant::now());
     }
     tell(config);
@@ -149,7 +152,7 @@ fn find_group(group: &Group) -> Result<u32, StartError> {
 }
 
 fn open_statistics(network: &Network, stats: &Stats) -> Result<Statistics, StartError> {
-    Statistics::start(network.name.clone(), stats).map_err(|source| {
+    Statistics::start(network.name.to_string(), stats).map_err(|source| {
         let path = match &stats.target {
             StatsTarget::Stdout => PathBuf::from("-"),
             StatsTarget::File(path) => path.clone(),
@@ -160,7 +163,7 @@ fn open_statistics(network: &Network, stats: &Stats) -> Result<Statistics, Start
 
 /// Prints how to attach VMs: to the standard output, unless statistics go there.
 fn tell(config: &Config) {
-    let text = instructions(&config.network);
+    let text: String = config.networks.iter().map(instructions).collect();
     let to_stdout = !matches!(config.stats, Some(Stats { target: StatsTarget::Stdout, .. }));
     // Nobody may be reading, and that is no reason not to run.
     let _ = if to_stdout {

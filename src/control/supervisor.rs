@@ -58,7 +58,7 @@ impl Supervisor {
             statistics.observe(workers.iter().map(|worker| worker.counters().clone()).collect());
         }
         let mailboxes = workers.iter().map(WorkerHandle::mailbox).collect();
-        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), mailboxes, nofile_limit)?;
+        let ports = Ports::new(network.name.to_string(), Offer::to_guests_of(network), mailboxes, nofile_limit)?;
         let supervisor = Self {
             poller: Poller::new()?,
             signals,
