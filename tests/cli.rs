@@ -202,8 +202,18 @@ fn bad_command_lines_get_one_line_and_exit_code_2() {
         "internal",
         "intrenal",
         "nat --socket-path a",
+        "bridged --socket-path a",
         "bridged --nic eth0",
-        "run --config x",
+        "bridged --nic eth0 --bridge br0 --socket-path a",
+        "bridged --bridge br0 --mac-nat --socket-path a",
+        "host-only --socket-path a --subnet 192.168.56.7/24",
+        "host-only --socket-path a --tap t0 --tap-fd 5",
+        "host-only --socket-path a --dhcp-range 10.0.0.1-10.0.0.9",
+        "host-only --socket-path a --no-dhcp --lease-time 1h",
+        "internal --socket-path a --dhcp",
+        "internal --socket-path a --subnet 10.0.0.0/24",
+        "run",
+        "check",
         "internal --soket-path a",
         "internal --socket-path",
         "internal --socket-path a --mtu 67",
@@ -628,4 +638,52 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     assert!(daemon.wait().success());
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     drop(reader);
+}
+
+#[test]
+fn check_says_what_would_run_and_starts_nothing() {
+    let folder = Folder::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/guestwire.toml");
+    let output = run(&format!("check {example}"));
+    assert!(output.status.success() && output.stderr.is_empty());
+    let said = text(&output.stdout);
+    for needed in [
+        "network lab: internal\n  VMs connect to /run/guestwire/lab.sock (mode 0600)\n",
+        "network office: host-only\n  connected by the tap gw-office\n  subnet 192.168.57.0/24 and fd",
+        "  DHCP gives out 192.168.57.100-192.168.57.199, each for 12h\n",
+        "  192.168.57.10 is kept for 52:54:00:00:00:10\n",
+        "  port web, MAC 52:54:00:00:00:10, IP 192.168.57.10\n    VMs connect to /run/guestwire/office-web.sock",
+        "network lan: bridged\n  connected by the NIC eth0\n",
+        "port security off",
+        "statistics: to /run/guestwire/statistics.json every 1s\nlog: normal\n",
+    ] {
+        assert!(said.contains(needed), "{needed}: {said}");
+    }
+    let output = run(&format!("check {example} --output json"));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["networks"][1]["services"]["dhcp"]["lease_seconds"], 43_200);
+    assert_eq!(value["networks"][2]["uplink"], serde_json::json!({ "nic": "eth0", "mac_nat": false }));
+    // What is wrong: everything at once.
+    let bad = folder.path("bad.toml");
+    fs::write(&bad, "[[network]]\nname = \"a\"\nmode = \"intern\"\nsocket-path = \"/a\"\nmtu = 5\n").unwrap();
+    let output = run(&format!("check {}", bad.display()));
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stdout);
+    assert!(said.contains("bad.toml:3:8: ") && said.contains("3 | mode = \"intern\"\n  |        ^^^^^^^^\n"), "{said}");
+    assert!(said.contains("bad.toml:5:7: not an MTU"), "{said}");
+    let output = run(&format!("check {} --output json", bad.display()));
+    assert_eq!(output.status.code(), Some(2));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&value["problems"][1]["line"], &value["problems"][1]["column"]), (&5.into(), &7.into()));
+    assert_eq!(run("check /missing").status.code(), Some(2));
+}
+
+#[test]
+fn every_verb_has_help_with_an_example() {
+    for verb in ["internal", "host-only", "bridged", "run", "check"] {
+        let help = run(&format!("{verb} --help"));
+        assert!(help.status.success(), "{verb}");
+        let help = text(&help.stdout);
+        assert!(help.contains("Example") && help.contains(&format!("guestwire {verb}")), "{verb}: {help}");
+    }
 }

@@ -210,3 +210,20 @@ impl fmt::Display for Subnet6 {
         write!(f, "{}/64", self.network())
     }
 }
+
+/// What a user says about the subnet of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subnet6Choice {
+    /// None.
+    Off,
+    /// This one.
+    Subnet(Subnet6),
+}
+
+impl FromStr for Subnet6Choice {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::Subnet) }
+    }
+}

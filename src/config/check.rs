@@ -7,8 +7,8 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf, absolute};
 
 use super::{
-    ATTACHMENTS_MAX, Attachment, Bridged, Config, DeclaredPort, Dhcp, Holder, Mode, NETWORKS_MAX, Network, Problem,
-    Services, TapSource, Via,
+    ATTACHMENTS_MAX, Attachment, Bridged, Config, DNS_MAX, DeclaredPort, Dhcp, Holder, Mode, NETWORKS_MAX, Network,
+    Problem, Services, TapSource, Via,
 };
 
 /// What a problem is about.
@@ -45,6 +45,10 @@ pub enum Field {
     Subnet6,
     /// The range of addresses for guests.
     Range,
+    /// The name servers.
+    Dns,
+    /// The search domains.
+    Search,
     /// The file of leases.
     Leases,
     /// The address of a reservation, counted from 0.
@@ -150,7 +154,7 @@ impl Findings {
 
     fn look_at_ways_in(&mut self, index: usize, network: &Network) {
         if network.attachments.is_empty() && network.ports.is_empty() {
-            let ways = "add --socket-path PATH (VMs connect to us), --connect PATH (we connect) or --fd N";
+            let ways = "add socket-path (VMs connect to us), connect (we connect to them) or fd";
             self.add(at(index, Field::Whole), format!("no way in for VMs: {ways}"));
         }
         let of_ports = network.ports.iter().map(|port| port.attachments.len());
@@ -181,7 +185,7 @@ impl Findings {
             Mode::HostOnly(host_only) => Some(&host_only.tap),
             Mode::Bridged(Bridged { via, mac_nat }) => {
                 if *mac_nat && !matches!(via, Via::Nic(_)) {
-                    let text = "guests share a MAC address only on a NIC: leave it out, or name the NIC";
+                    let text = "guests share the MAC address of a NIC: leave mac-nat out, or say which nic";
                     self.add(at(index, Field::MacNat), text);
                 }
                 match via {
@@ -212,6 +216,11 @@ impl Findings {
             let (first, last) = (subnet.first(), subnet.last());
             let text = format!("{range} is not within the addresses that {subnet} has for guests: {first}-{last}");
             self.add(at(index, Field::Range), text);
+        }
+        let lists =
+            [(Field::Dns, dhcp.dns.len(), "name servers"), (Field::Search, dhcp.search.len(), "search domains")];
+        for (field, _, what) in lists.into_iter().filter(|(_, count, _)| *count > DNS_MAX) {
+            self.add(at(index, field), format!("at most {DNS_MAX} {what} can be told to guests: name fewer"));
         }
         if let Some(path) = leases {
             let key = Unique::LeaseFile(whole(path));

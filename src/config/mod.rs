@@ -7,6 +7,7 @@
 mod address;
 mod check;
 mod dhcp;
+pub mod file;
 mod guest;
 mod mode;
 mod name;
@@ -15,9 +16,11 @@ mod offload;
 mod report;
 mod socket;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-pub use address::{MacAddr, PREFIX_MAX, PREFIX_MIN, Subnet4, Subnet6};
+pub use address::{MacAddr, PREFIX_MAX, PREFIX_MIN, Subnet4, Subnet6, Subnet6Choice};
 pub use check::{Field, Place};
 pub use dhcp::{
     CLIENT_ID_BYTES_MAX, ClientId, DNS_MAX, Dhcp, Holder, LEASE_MAX, LEASE_MIN, LeaseTime, Range4, Reservation,
@@ -63,6 +66,17 @@ pub struct Problem(String);
 
 fn problem<T>(text: impl Into<String>) -> Result<T, Problem> {
     Err(Problem(text.into()))
+}
+
+/// The path of a file that is no socket. Whether it can be opened is seen at start.
+///
+/// # Errors
+/// When no file can have that name.
+pub fn file_path(path: OsString) -> Result<PathBuf, Problem> {
+    if path.is_empty() || path.as_bytes().contains(&0) {
+        return problem("no file can have that name: it is empty, or has a zero byte in it");
+    }
+    Ok(PathBuf::from(path))
 }
 
 #[cfg(test)]

@@ -42,6 +42,11 @@ impl Name {
     pub fn of_mode(mode: &Mode) -> Self {
         Self(mode.name().to_owned())
     }
+
+    /// What stands for a name that made no sense, until that is told. No name that a user can choose is like it.
+    pub(super) fn unknown(network: usize, port: Option<usize>) -> Self {
+        Self(format!("?{network}?{port:?}"))
+    }
 }
 
 impl FromStr for Name {

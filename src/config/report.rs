@@ -1,10 +1,11 @@
 //! What the user is told: statistics and the log.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Problem, problem};
+use super::{Problem, file_path, problem};
 
 /// The longest time between two lines of statistics, in seconds: a day.
 pub const STATS_INTERVAL_SECONDS_MAX: f64 = 86_400.0;
@@ -43,6 +44,12 @@ impl StatsInterval {
     }
 }
 
+impl Default for StatsInterval {
+    fn default() -> Self {
+        Self::SECOND
+    }
+}
+
 impl FromStr for StatsInterval {
     type Err = Problem;
 
@@ -58,6 +65,16 @@ impl FromStr for StatsInterval {
     }
 }
 
+impl StatsTarget {
+    /// `-` is the standard output, all else a file.
+    ///
+    /// # Errors
+    /// When no file can have that name.
+    pub fn new(text: OsString) -> Result<Self, Problem> {
+        if text == "-" { Ok(Self::Stdout) } else { file_path(text).map(Self::File) }
+    }
+}
+
 /// How much to log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
@@ -69,4 +86,33 @@ pub enum Verbosity {
     Debug,
     /// Everything.
     Trace,
+}
+
+impl Verbosity {
+    /// All words for it.
+    pub const WORDS: &'static [&'static str] = &["quiet", "normal", "debug", "trace"];
+
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verbosity::Quiet => "quiet",
+            Verbosity::Normal => "normal",
+            Verbosity::Debug => "debug",
+            Verbosity::Trace => "trace",
+        }
+    }
+}
+
+impl FromStr for Verbosity {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        match text {
+            "quiet" => Ok(Verbosity::Quiet),
+            "normal" => Ok(Verbosity::Normal),
+            "debug" => Ok(Verbosity::Debug),
+            "trace" => Ok(Verbosity::Trace),
+            _ => problem("not a level of the log: quiet, normal, debug or trace"),
+        }
+    }
 }
