@@ -679,6 +679,28 @@ fn check_says_what_would_run_and_starts_nothing() {
 }
 
 #[test]
+fn a_file_that_cannot_run_says_why() {
+    let folder = Folder::new();
+    let file = folder.path("guestwire.toml");
+    let run_file = || run(&format!("-q run --config {}", file.display()));
+    fs::write(&file, "[[netwrok]]\n").unwrap();
+    let output = run_file();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("did you mean network?"), "{}", text(&output.stderr));
+    let socket = folder.path("a.sock");
+    let section = format!("[[network]]\nname = \"a\"\nmode = \"MODE\"\nsocket-path = \"{}\"\n", socket.display());
+    fs::write(&file, section.replace("MODE", "host-only")).unwrap();
+    let output = run_file();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("network a: "), "{}", text(&output.stderr));
+    fs::write(&file, section.replace("MODE", "internal")).unwrap();
+    let mut daemon = Daemon::start(&["run", "--config", file.to_str().unwrap()]);
+    daemon.out.wait_for("after guestwire was restarted");
+    daemon.end();
+    assert_eq!(folder.names(), ["guestwire.toml"]);
+}
+
+#[test]
 fn every_verb_has_help_with_an_example() {
     for verb in ["internal", "host-only", "bridged", "run", "check"] {
         let help = run(&format!("{verb} --help"));
