@@ -133,6 +133,22 @@ impl Daemon {
         tasks.map(|task| sleeps(status(task.unwrap()))).sum()
     }
 
+    /// Waits for a second in which it does not wake up.
+    fn falls_asleep(&self) {
+        // The last thread may still be on its way to sleep.
+        let deadline = Instant::now() + PATIENCE;
+        let mut before = self.sleeps();
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let after = self.sleeps();
+            if after == before {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it wakes up all the time");
+            before = after;
+        }
+    }
+
     /// CPU time used so far, in ticks of 10 ms.
     fn cpu_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
@@ -503,18 +519,7 @@ fn an_idle_daemon_does_not_wake_up() {
     let mut daemon = Daemon::on(&socket, &[]);
     let _vms: Vec<_> = (0..4).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     (0..4).for_each(|_| drop(daemon.err.wait_for("a VM has connected")));
-    // The last thread may still be on its way to sleep.
-    let deadline = Instant::now() + PATIENCE;
-    let mut before = daemon.sleeps();
-    loop {
-        thread::sleep(Duration::from_secs(1));
-        let after = daemon.sleeps();
-        if after == before {
-            break;
-        }
-        assert!(Instant::now() < deadline, "it wakes up all the time");
-        before = after;
-    }
+    daemon.falls_asleep();
 }
 
 #[test]
@@ -708,4 +713,48 @@ fn every_verb_has_help_with_an_example() {
         let help = text(&help.stdout);
         assert!(help.contains("Example") && help.contains(&format!("guestwire {verb}")), "{verb}: {help}");
     }
+}
+
+#[test]
+fn a_declared_port_is_one_vmm_at_a_time_however_they_are_met() {
+    let folder = Folder::new();
+    let file = folder.path("guestwire.toml");
+    let paths = ["a.sock", "b.sock"].map(|name| folder.path(name));
+    let listeners = paths.each_ref().map(|path| UnixListener::bind(path).unwrap());
+    let section = "[[network]]\nname = \"lab\"\nmode = \"internal\"\n[[network.port]]\nname = \"web\"\n";
+    fs::write(&file, format!("{section}connect = {paths:?}\n")).unwrap();
+    let mut daemon = Daemon::start(&["run", "--config", file.to_str().unwrap()]);
+    daemon.err.wait_for("a VM has connected at ");
+    let (first, _) = listeners[0].accept().unwrap();
+    daemon.falls_asleep();
+    drop(first);
+    let line = daemon.err.wait_for("a VM has connected at ");
+    assert!(line.contains("b.sock as web"), "{line}");
+    let (second, _) = listeners[1].accept().unwrap();
+    drop(second);
+    let line = daemon.err.wait_for("a VM has connected at ");
+    assert!(line.contains("port=2 ") && line.contains("a.sock as web"), "{line}");
+    daemon.end();
+}
+
+#[test]
+fn a_descriptor_survives_a_change_of_its_network() {
+    let folder = Folder::new();
+    let file = folder.path("guestwire.toml");
+    let listener = UnixListener::bind(folder.path("lab.sock")).unwrap();
+    let section = "[[network]]\nname = \"lab\"\nmode = \"internal\"\nfd = 3\n";
+    fs::write(&file, section).unwrap();
+    let script = format!("exec {BINARY} run --config {} 3<&0 0</dev/null", file.display());
+    let mut daemon =
+        Daemon::spawn(Command::new("sh").args(["-c", &script]).stdin(Stdio::from(OwnedFd::from(listener))));
+    daemon.out.wait_for("VMs come in on descriptor 3");
+    let mut vm = UnixStream::connect(folder.path("lab.sock")).unwrap();
+    daemon.err.wait_for("port=0 ");
+    fs::write(&file, format!("{section}mtu = 9000\n")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.err.wait_for("was read again");
+    assert_eq!(vm.read(&mut [0; 1]).unwrap(), 0, "the network was made anew");
+    let _vm = UnixStream::connect(folder.path("lab.sock")).unwrap();
+    daemon.err.wait_for("port=1 ");
+    daemon.end();
 }

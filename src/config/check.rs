@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use super::{
     ATTACHMENTS_MAX, Attachment, Bridged, Config, DNS_MAX, DeclaredPort, Dhcp, Holder, Mode, NETWORKS_MAX, Network,
-    Problem, Services, TapSource, Via,
+    Problem, Services, Subnet6, TapSource, Via,
 };
 
 /// What a problem is about.
@@ -64,6 +64,7 @@ enum Unique {
     Descriptor(RawFd),
     Network(String),
     Interface(String),
+    Subnet6(Subnet6),
     LeaseFile(PathBuf),
 }
 
@@ -209,6 +210,11 @@ impl Findings {
     }
 
     fn look_at_services(&mut self, index: usize, services: &Services) {
+        if let Some(subnet6) = services.subnet6 {
+            self.once(at(index, Field::Subnet6), Unique::Subnet6(subnet6), || {
+                format!("{subnet6} is another network's too: choose another subnet")
+            });
+        }
         let Some(dhcp) = &services.dhcp else { return };
         let Services { subnet, .. } = services;
         let Dhcp { range, leases, .. } = dhcp;

@@ -51,6 +51,11 @@ impl Supervisor {
             tracing::info!("SIGHUP: there is no configuration file to read again; ignored");
             return Ok(());
         };
+        // Anything else might keep us waiting for its writer.
+        if std::fs::metadata(&source).is_ok_and(|metadata| !metadata.is_file()) {
+            tracing::error!("SIGHUP: {} is not a regular file; nothing was changed", source.display());
+            return Ok(());
+        }
         let config = match file::read(&source) {
             Ok(config) => config,
             Err(error) => {

@@ -7,7 +7,7 @@
 //! ([`Config::problems`]); of what it finds, only what does not follow from an earlier problem is kept. If anything was
 //! found, there is no configuration but all the problems, in the order of the text.
 //!
-//! Limits: a file of [`FILE_BYTES_MAX`] bytes, and tables as deep as the parser takes them.
+//! Limits: a file of [`FILE_BYTES_MAX`] bytes, tables as deep as the parser takes them, and [`PROBLEMS_MAX`] problems.
 
 mod diagnostic;
 mod network;
@@ -30,6 +30,8 @@ use section::{Given, Section, Wants};
 
 /// The largest file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Problems that are told, at most: whoever has as many is not helped by more.
+pub const PROBLEMS_MAX: usize = 1000;
 
 /// Why a file is not a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +52,7 @@ pub enum FileError {
     Problems(Problems),
 }
 
-/// Everything that is wrong with a file, in the order of its text. At least one.
+/// Everything that is wrong with a file, in the order of its text. At least one and at most [`PROBLEMS_MAX`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Problems(Vec<Diagnostic>);
 
@@ -126,7 +128,9 @@ struct Reader {
 
 impl Reader {
     fn found(&mut self, span: Span, text: impl Into<String>) {
-        self.found.push((span, text.into()));
+        if self.found.len() < PROBLEMS_MAX {
+            self.found.push((span, text.into()));
+        }
     }
 
     /// Remembers where `given` stands, or that it made no sense, and returns what it says.

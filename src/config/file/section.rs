@@ -3,8 +3,8 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Reader;
 use super::diagnostic::Span;
+use super::{PROBLEMS_MAX, Reader};
 use crate::config::Problem;
 
 /// What a file says under a key.
@@ -189,7 +189,8 @@ impl<'a> Section<'a> {
 
     /// Tells of every key that nobody asked for.
     pub(super) fn finish(self, reader: &mut Reader) {
-        for key in self.table.keys().filter(|key| !self.known.contains(&key.get_ref().as_ref())) {
+        let unknown = self.table.keys().filter(|key| !self.known.contains(&key.get_ref().as_ref()));
+        for key in unknown.take(PROBLEMS_MAX) {
             let name = key.get_ref();
             let tip = match nearest(name, &self.known) {
                 Some(known) => format!("did you mean {known}?"),

@@ -153,6 +153,18 @@ fn internal_networks_give_addresses_only_when_asked() {
     assert_eq!(services.subnet6, None);
 }
 
+#[test]
+fn very_many_problems_are_bounded_and_so_is_the_time() {
+    let mut text = String::new();
+    for i in 0..40_000 {
+        text.push_str(&format!("[[network]]\nsubnet{i}=1\n"));
+    }
+    let start = std::time::Instant::now();
+    let problems = parse("x", text.as_bytes()).unwrap_err();
+    assert_eq!(problems.iter().count(), PROBLEMS_MAX);
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
 /// A file with a few bytes changed: near to what users write.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let change = (0..EXAMPLE.len(), 0..40_usize, "[\\[\\]\"=a-z0-9.\n\t é#{},-]{0,6}");
