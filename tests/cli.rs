@@ -758,3 +758,42 @@ fn a_descriptor_survives_a_change_of_its_network() {
     daemon.err.wait_for("port=1 ");
     daemon.end();
 }
+
+#[test]
+fn a_change_that_cannot_be_made_leaves_the_network_as_it_was() {
+    let folder = Folder::new();
+    let file = folder.path("guestwire.toml");
+    let section = |name: &str, more: &str| {
+        let socket = folder.path(name);
+        format!("[[network]]\nname = \"{name}\"\nmode = \"internal\"\nsocket-path = {socket:?}\n{more}\n")
+    };
+    fs::write(&file, section("lab", "")).unwrap();
+    let script = format!("ulimit -n 80; exec {BINARY} run --config {}", file.display());
+    let mut daemon = Daemon::spawn(Command::new("sh").args(["-c", &script]).stdin(Stdio::null()));
+    daemon.out.wait_for("after guestwire was restarted");
+    let connect = |daemon: &mut Daemon, number: u32| {
+        let vm = UnixStream::connect(folder.path("lab")).unwrap();
+        daemon.err.wait_for(&format!("port={number} "));
+        vm
+    };
+    let mut vm = connect(&mut daemon, 0);
+    // So many workers need more descriptors than there may be. As a new network, that is no change at all.
+    fs::write(&file, section("lab", "") + &section("new", "workers = 64")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.err.wait_for("nothing was changed");
+    vm.set_nonblocking(true).unwrap();
+    assert_eq!(vm.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "the VM is still connected");
+    assert!(!folder.names().contains(&"new".to_owned()));
+    // In the place of the one that runs, that one has to come back.
+    fs::write(&file, section("lab", "workers = 64")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.err.wait_for("it is started again as it was before");
+    daemon.err.wait_for("was read again");
+    let _vm = connect(&mut daemon, 1);
+    // And the next file is compared with what runs.
+    fs::write(&file, section("lab", "")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    let line = daemon.err.wait_for("was read again");
+    assert!(line.contains("started=0 left=0 sockets=0"), "{line}");
+    daemon.end();
+}

@@ -5,10 +5,11 @@
 //! are, with their ports. Everything else is new or has to leave. A socket that leaves in one place and is asked for in
 //! another, as it is, is handed over, so that its name never goes away.
 //!
-//! It is done in two halves. First everything new is made that can be: networks with their workers, and sockets whose
-//! names are free. If anything fails, or the file makes no sense, what was made is undone and nothing has changed. Then
-//! what has to leave leaves, and the new takes its place. Only a socket that is made anew under the same name, with
-//! another mode or group, has to wait for that; if it then cannot be made, that is logged, and the rest goes on.
+//! It is done in two halves. First everything new is made that can be: networks with new names, and sockets whose names
+//! are free. If anything fails, or the file makes no sense, what was made is undone and nothing has changed. Then what
+//! has to leave leaves, and the new takes its place. What is made anew under the same name has to wait for that, since
+//! the old one holds what the new one wants: a network that then cannot be started is started as it was before, and a
+//! socket that cannot be made is missing; either is logged, and the rest goes on.
 
 use std::io;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use std::time::Instant;
 use super::listeners::Door;
 use super::running::Running;
 use super::source::NetworkId;
-use super::start::{StartError, bind, start_network};
+use super::start::{StartError, bind, check_network, failed, start_network};
 use super::supervisor::Supervisor;
 use super::ways::WayIn;
 use crate::config::file::{self, FileError};
@@ -29,8 +30,10 @@ struct Plan {
     kept: Vec<(NetworkId, Network)>,
     /// Networks that have to leave.
     leaving: Vec<NetworkId>,
-    /// Networks that are new, or made anew.
+    /// Networks with new names.
     new: Vec<Running>,
+    /// Networks that are made anew once the one with the same name has left.
+    anew: Vec<(NetworkId, Network)>,
     /// Ways in that are new, with their sockets where those could be made already.
     ways: Vec<(NetworkId, WayIn, Option<Door>)>,
 }
@@ -86,21 +89,29 @@ impl Supervisor {
         for network in &config.networks {
             let before = self.networks.values().filter(|running| !running.is_leaving());
             let before = before.into_iter().find(|running| running.network.name == network.name);
-            match before.filter(|running| is_same_but_for_ways(&running.network, network)) {
-                Some(running) => plan.kept.push((running.id, network.clone())),
-                None => {
-                    let id = self.new_id().map_err(super::start::failed("run one more network"))?;
-                    plan.new.push(start_network(id, network)?);
+            match before {
+                Some(running) if is_same_but_for_ways(&running.network, network) => {
+                    plan.kept.push((running.id, network.clone()));
+                }
+                before => {
+                    let is_new = before.is_none();
+                    check_network(network)?;
+                    let id = self.new_id().map_err(failed("run one more network"))?;
+                    if is_new {
+                        plan.new.push(start_network(id, network)?);
+                    } else {
+                        plan.anew.push((id, network.clone()));
+                    }
                 }
             }
         }
         let stays = |id: &NetworkId| plan.kept.iter().any(|(kept, _)| kept == id);
         plan.leaving = self.networks.keys().filter(|id| !stays(id)).copied().collect();
         let leaving_ways = self.leaving_ways(plan);
-        let kept = plan.kept.iter().map(|(id, network)| (*id, network));
-        let all: Vec<_> = kept.chain(plan.new.iter().map(|running| (running.id, &running.network))).collect();
+        let started = plan.new.iter().map(|running| (running.id, &running.network));
+        let others = plan.kept.iter().chain(&plan.anew).map(|(id, network)| (*id, network));
         let mut ways = Vec::new();
-        for (id, network) in all {
+        for (id, network) in started.chain(others) {
             let before = self.networks.get(&id).map(|running| WayIn::all(&running.network)).unwrap_or_default();
             for way in WayIn::all(network).into_iter().filter(|way| !before.contains(way)) {
                 let door = new_door(&way, &leaving_ways)?;
@@ -124,11 +135,12 @@ impl Supervisor {
 
     /// The second half.
     fn carry_out(&mut self, plan: Plan, config: Config) -> io::Result<()> {
-        let Plan { kept, leaving, new, ways } = plan;
-        let (networks, changed) = (new.len(), ways.len());
-        let mut doors = Vec::new();
-        for id in &leaving {
-            doors.extend(self.leave(*id));
+        let Plan { kept, leaving, new, anew, mut ways } = plan;
+        let (networks, changed) = (new.len() + anew.len(), ways.len());
+        let (mut doors, mut left) = (Vec::new(), Vec::new());
+        for id in leaving {
+            left.extend(self.networks.get(&id).map(|running| running.network.clone()));
+            doors.extend(self.leave(id));
         }
         for (id, network) in kept {
             let Some(running) = self.networks.get_mut(&id) else { continue };
@@ -136,11 +148,14 @@ impl Supervisor {
             doors.extend(running.close_unless(|way| stay.contains(way), &self.poller));
             running.network = network;
         }
-        // Sockets that nobody asks for any more go away now: their names may be asked for in another way.
-        doors.retain(|(left, _)| ways.iter().any(|(_, way, _)| way.attachment == left.attachment));
         for running in new {
             self.add(running)?;
         }
+        for (id, network) in anew {
+            self.start_anew(id, &network, &left, &mut ways)?;
+        }
+        // Sockets that nobody asks for any more go away now: their names may be asked for in another way.
+        doors.retain(|(left, _)| ways.iter().any(|(_, way, _)| way.attachment == left.attachment));
         for (id, way, door) in ways {
             if let Err(error) = self.open_again(id, &way, door, &mut doors) {
                 tracing::error!("SIGHUP: {error}; VMs cannot come in there until it works when the file is read again");
@@ -152,10 +167,41 @@ impl Supervisor {
         if (&config.stats, config.verbosity) != (&self.config.stats, self.config.verbosity) {
             tracing::debug!("SIGHUP: [statistics] and [log] stay as they were when the process was started");
         }
-        let left = leaving.len();
-        tracing::info!(started = networks, left, sockets = changed, "SIGHUP: the configuration was read again");
+        tracing::info!(
+            started = networks,
+            left = left.len(),
+            sockets = changed,
+            "SIGHUP: the configuration was read again"
+        );
         self.config = Config { stats: self.config.stats.clone(), verbosity: self.config.verbosity, ..config };
         self.try_clients()
+    }
+
+    /// Starts a network in the place of the one with its name among those that have `left`, or else that one again.
+    fn start_anew(
+        &mut self,
+        id: NetworkId,
+        network: &Network,
+        left: &[Network],
+        ways: &mut Vec<(NetworkId, WayIn, Option<Door>)>,
+    ) -> io::Result<()> {
+        let error = match start_network(id, network) {
+            Ok(running) => return self.add(running),
+            Err(error) => error,
+        };
+        ways.retain(|(of, _, _)| *of != id);
+        let Some(before) = left.iter().find(|before| before.name == network.name) else { return Ok(()) };
+        tracing::error!("SIGHUP: network {}: {error}; it is started again as it was before", network.name);
+        match start_network(id, before) {
+            Ok(running) => {
+                ways.extend(WayIn::all(before).into_iter().map(|way| (id, way, None)));
+                self.add(running)
+            }
+            Err(error) => {
+                tracing::error!("SIGHUP: network {}: {error}; it is down until the file is read again", network.name);
+                Ok(())
+            }
+        }
     }
 
     fn open_again(
@@ -179,7 +225,7 @@ impl Supervisor {
             // It was a connection, which has ended with the network that it led to.
             (None, None, Attachment::Inherit(fd)) => return Err(StartError::NoDescriptor(fd.number())),
         };
-        self.add_door(id, door, way.clone()).map_err(super::start::failed("wait for VMs"))
+        self.add_door(id, door, way.clone()).map_err(failed("wait for VMs"))
     }
 }
 

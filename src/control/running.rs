@@ -45,10 +45,17 @@ impl Running {
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
         let segment = worker::Network::new(seed);
-        let workers: io::Result<Vec<WorkerHandle>> = (0..network.workers.get())
-            .map(|number| Worker::new(segment.clone())?.spawn(&format!("worker-{number}")))
-            .collect();
-        let workers = workers?;
+        let mut workers = Vec::new();
+        for number in 0..network.workers.get() {
+            let worker = Worker::new(segment.clone()).and_then(|worker| worker.spawn(&format!("worker-{number}")));
+            match worker {
+                Ok(worker) => workers.push(worker),
+                Err(error) => {
+                    WorkerHandle::stop_all(workers);
+                    return Err(error);
+                }
+            }
+        }
         let mailboxes = workers.iter().map(WorkerHandle::mailbox).collect();
         let ports = Ports::new(id, network.name.to_string(), Offer::to_guests_of(network), mailboxes);
         Ok(Self {

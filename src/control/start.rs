@@ -107,14 +107,20 @@ pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
     Ok(supervisor)
 }
 
+/// What can be said of a network without starting it: whether this version can do what it asks for.
+pub(super) fn check_network(network: &Network) -> Result<(), StartError> {
+    if matches!(network.mode, Mode::Internal(Internal { services: None })) {
+        return Ok(());
+    }
+    let what = if network.services().is_some() { "addresses for guests" } else { "uplinks" };
+    Err(StartError::NotThereYet { network: network.name.to_string(), mode: network.mode.name(), what })
+}
+
 /// Starts one network: everything but the ways into it.
 ///
 /// Whatever else a network is made of, its uplink and its services, begins here and nowhere else.
 pub(super) fn start_network(id: NetworkId, network: &Network) -> Result<Running, StartError> {
-    if !matches!(network.mode, Mode::Internal(Internal { services: None })) {
-        let what = if network.services().is_some() { "addresses for guests" } else { "uplinks" };
-        return Err(StartError::NotThereYet { network: network.name.to_string(), mode: network.mode.name(), what });
-    }
+    check_network(network)?;
     tracing::info!(network = network.name.as_str(), offloads = %network.offload, "{}", mode::summary(network));
     Running::new(id, network).map_err(failed("start workers"))
 }
