@@ -3,23 +3,38 @@
 use std::process::ExitCode;
 
 use guestwire::cli::{self, Command};
+use guestwire::config::Config;
 use guestwire::control;
 
 /// The exit code for what could not start or go on.
 const EXIT_FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
-    let config = match cli::parse(std::env::args_os()) {
-        Ok(Command::Run(config)) => config,
-        Ok(Command::Help(text)) => return answered(text.print().is_ok()),
-        Ok(Command::PrintCapabilities) => return answered(print_line(cli::CAPABILITIES)),
-        Err(error) => return refused(cli::EXIT_USAGE, &error),
-    };
+    match cli::parse(std::env::args_os()) {
+        Ok(Command::Run(config)) => run(&config),
+        Ok(Command::RunFile { file, verbosity }) => match cli::read(&file, verbosity) {
+            Ok(config) => run(&config),
+            Err(error) => refused(cli::EXIT_USAGE, &format_args!("error: {error}")),
+        },
+        Ok(Command::Check { file, form }) => match cli::check(&file, form) {
+            Ok(text) => answered(print_line(&text)),
+            Err(text) => {
+                print_line(&text);
+                ExitCode::from(cli::EXIT_USAGE)
+            }
+        },
+        Ok(Command::Help(text)) => answered(text.print().is_ok()),
+        Ok(Command::PrintCapabilities) => answered(print_line(cli::CAPABILITIES)),
+        Err(error) => refused(cli::EXIT_USAGE, &error),
+    }
+}
+
+fn run(config: &Config) -> ExitCode {
     let log = match cli::log::start(config.verbosity) {
         Ok(log) => log,
         Err(error) => return refused(cli::EXIT_USAGE, &error),
     };
-    let result = control::run(&config);
+    let result = control::run(config);
     log.finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,

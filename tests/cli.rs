@@ -133,6 +133,22 @@ impl Daemon {
         tasks.map(|task| sleeps(status(task.unwrap()))).sum()
     }
 
+    /// Waits for a second in which it does not wake up.
+    fn falls_asleep(&self) {
+        // The last thread may still be on its way to sleep.
+        let deadline = Instant::now() + PATIENCE;
+        let mut before = self.sleeps();
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let after = self.sleeps();
+            if after == before {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it wakes up all the time");
+            before = after;
+        }
+    }
+
     /// CPU time used so far, in ticks of 10 ms.
     fn cpu_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
@@ -202,8 +218,18 @@ fn bad_command_lines_get_one_line_and_exit_code_2() {
         "internal",
         "intrenal",
         "nat --socket-path a",
+        "bridged --socket-path a",
         "bridged --nic eth0",
-        "run --config x",
+        "bridged --nic eth0 --bridge br0 --socket-path a",
+        "bridged --bridge br0 --mac-nat --socket-path a",
+        "host-only --socket-path a --subnet 192.168.56.7/24",
+        "host-only --socket-path a --tap t0 --tap-fd 5",
+        "host-only --socket-path a --dhcp-range 10.0.0.1-10.0.0.9",
+        "host-only --socket-path a --no-dhcp --lease-time 1h",
+        "internal --socket-path a --dhcp",
+        "internal --socket-path a --subnet 10.0.0.0/24",
+        "run",
+        "check",
         "internal --soket-path a",
         "internal --socket-path",
         "internal --socket-path a --mtu 67",
@@ -493,18 +519,7 @@ fn an_idle_daemon_does_not_wake_up() {
     let mut daemon = Daemon::on(&socket, &[]);
     let _vms: Vec<_> = (0..4).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     (0..4).for_each(|_| drop(daemon.err.wait_for("a VM has connected")));
-    // The last thread may still be on its way to sleep.
-    let deadline = Instant::now() + PATIENCE;
-    let mut before = daemon.sleeps();
-    loop {
-        thread::sleep(Duration::from_secs(1));
-        let after = daemon.sleeps();
-        if after == before {
-            break;
-        }
-        assert!(Instant::now() < deadline, "it wakes up all the time");
-        before = after;
-    }
+    daemon.falls_asleep();
 }
 
 #[test]
@@ -628,4 +643,157 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     assert!(daemon.wait().success());
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     drop(reader);
+}
+
+#[test]
+fn check_says_what_would_run_and_starts_nothing() {
+    let folder = Folder::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/guestwire.toml");
+    let output = run(&format!("check {example}"));
+    assert!(output.status.success() && output.stderr.is_empty());
+    let said = text(&output.stdout);
+    for needed in [
+        "network lab: internal\n  VMs connect to /run/guestwire/lab.sock (mode 0600)\n",
+        "network office: host-only\n  connected by the tap gw-office\n  subnet 192.168.57.0/24 and fd",
+        "  DHCP gives out 192.168.57.100-192.168.57.199, each for 12h\n",
+        "  192.168.57.10 is kept for 52:54:00:00:00:10\n",
+        "  port web, MAC 52:54:00:00:00:10, IP 192.168.57.10\n    VMs connect to /run/guestwire/office-web.sock",
+        "network lan: bridged\n  connected by the NIC eth0\n",
+        "port security off",
+        "statistics: to /run/guestwire/statistics.json every 1s\nlog: normal\n",
+    ] {
+        assert!(said.contains(needed), "{needed}: {said}");
+    }
+    let output = run(&format!("check {example} --output json"));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["networks"][1]["services"]["dhcp"]["lease_seconds"], 43_200);
+    assert_eq!(value["networks"][2]["uplink"], serde_json::json!({ "nic": "eth0", "mac_nat": false }));
+    // What is wrong: everything at once.
+    let bad = folder.path("bad.toml");
+    fs::write(&bad, "[[network]]\nname = \"a\"\nmode = \"intern\"\nsocket-path = \"/a\"\nmtu = 5\n").unwrap();
+    let output = run(&format!("check {}", bad.display()));
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stdout);
+    assert!(said.contains("bad.toml:3:8: ") && said.contains("3 | mode = \"intern\"\n  |        ^^^^^^^^\n"), "{said}");
+    assert!(said.contains("bad.toml:5:7: not an MTU"), "{said}");
+    let output = run(&format!("check {} --output json", bad.display()));
+    assert_eq!(output.status.code(), Some(2));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&value["problems"][1]["line"], &value["problems"][1]["column"]), (&5.into(), &7.into()));
+    assert_eq!(run("check /missing").status.code(), Some(2));
+}
+
+#[test]
+fn a_file_that_cannot_run_says_why() {
+    let folder = Folder::new();
+    let file = folder.path("guestwire.toml");
+    let run_file = || run(&format!("-q run --config {}", file.display()));
+    fs::write(&file, "[[netwrok]]\n").unwrap();
+    let output = run_file();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("did you mean network?"), "{}", text(&output.stderr));
+    let socket = folder.path("a.sock");
+    let section = format!("[[network]]\nname = \"a\"\nmode = \"MODE\"\nsocket-path = \"{}\"\n", socket.display());
+    fs::write(&file, section.replace("MODE", "host-only")).unwrap();
+    let output = run_file();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("network a: "), "{}", text(&output.stderr));
+    fs::write(&file, section.replace("MODE", "internal")).unwrap();
+    let mut daemon = Daemon::start(&["run", "--config", file.to_str().unwrap()]);
+    daemon.out.wait_for("after guestwire was restarted");
+    daemon.end();
+    assert_eq!(folder.names(), ["guestwire.toml"]);
+}
+
+#[test]
+fn every_verb_has_help_with_an_example() {
+    for verb in ["internal", "host-only", "bridged", "run", "check"] {
+        let help = run(&format!("{verb} --help"));
+        assert!(help.status.success(), "{verb}");
+        let help = text(&help.stdout);
+        assert!(help.contains("Example") && help.contains(&format!("guestwire {verb}")), "{verb}: {help}");
+    }
+}
+
+#[test]
+fn a_declared_port_is_one_vmm_at_a_time_however_they_are_met() {
+    let folder = Folder::new();
+    let file = folder.path("guestwire.toml");
+    let paths = ["a.sock", "b.sock"].map(|name| folder.path(name));
+    let listeners = paths.each_ref().map(|path| UnixListener::bind(path).unwrap());
+    let section = "[[network]]\nname = \"lab\"\nmode = \"internal\"\n[[network.port]]\nname = \"web\"\n";
+    fs::write(&file, format!("{section}connect = {paths:?}\n")).unwrap();
+    let mut daemon = Daemon::start(&["run", "--config", file.to_str().unwrap()]);
+    daemon.err.wait_for("a VM has connected at ");
+    let (first, _) = listeners[0].accept().unwrap();
+    daemon.falls_asleep();
+    drop(first);
+    let line = daemon.err.wait_for("a VM has connected at ");
+    assert!(line.contains("b.sock as web"), "{line}");
+    let (second, _) = listeners[1].accept().unwrap();
+    drop(second);
+    let line = daemon.err.wait_for("a VM has connected at ");
+    assert!(line.contains("port=2 ") && line.contains("a.sock as web"), "{line}");
+    daemon.end();
+}
+
+#[test]
+fn a_descriptor_survives_a_change_of_its_network() {
+    let folder = Folder::new();
+    let file = folder.path("guestwire.toml");
+    let listener = UnixListener::bind(folder.path("lab.sock")).unwrap();
+    let section = "[[network]]\nname = \"lab\"\nmode = \"internal\"\nfd = 3\n";
+    fs::write(&file, section).unwrap();
+    let script = format!("exec {BINARY} run --config {} 3<&0 0</dev/null", file.display());
+    let mut daemon =
+        Daemon::spawn(Command::new("sh").args(["-c", &script]).stdin(Stdio::from(OwnedFd::from(listener))));
+    daemon.out.wait_for("VMs come in on descriptor 3");
+    let mut vm = UnixStream::connect(folder.path("lab.sock")).unwrap();
+    daemon.err.wait_for("port=0 ");
+    fs::write(&file, format!("{section}mtu = 9000\n")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.err.wait_for("was read again");
+    assert_eq!(vm.read(&mut [0; 1]).unwrap(), 0, "the network was made anew");
+    let _vm = UnixStream::connect(folder.path("lab.sock")).unwrap();
+    daemon.err.wait_for("port=1 ");
+    daemon.end();
+}
+
+#[test]
+fn a_change_that_cannot_be_made_leaves_the_network_as_it_was() {
+    let folder = Folder::new();
+    let file = folder.path("guestwire.toml");
+    let section = |name: &str, more: &str| {
+        let socket = folder.path(name);
+        format!("[[network]]\nname = \"{name}\"\nmode = \"internal\"\nsocket-path = {socket:?}\n{more}\n")
+    };
+    fs::write(&file, section("lab", "")).unwrap();
+    let script = format!("ulimit -n 80; exec {BINARY} run --config {}", file.display());
+    let mut daemon = Daemon::spawn(Command::new("sh").args(["-c", &script]).stdin(Stdio::null()));
+    daemon.out.wait_for("after guestwire was restarted");
+    let connect = |daemon: &mut Daemon, number: u32| {
+        let vm = UnixStream::connect(folder.path("lab")).unwrap();
+        daemon.err.wait_for(&format!("port={number} "));
+        vm
+    };
+    let mut vm = connect(&mut daemon, 0);
+    // So many workers need more descriptors than there may be. As a new network, that is no change at all.
+    fs::write(&file, section("lab", "") + &section("new", "workers = 64")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.err.wait_for("nothing was changed");
+    vm.set_nonblocking(true).unwrap();
+    assert_eq!(vm.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "the VM is still connected");
+    assert!(!folder.names().contains(&"new".to_owned()));
+    // In the place of the one that runs, that one has to come back.
+    fs::write(&file, section("lab", "workers = 64")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.err.wait_for("it is started again as it was before");
+    daemon.err.wait_for("was read again");
+    let _vm = connect(&mut daemon, 1);
+    // And the next file is compared with what runs.
+    fs::write(&file, section("lab", "")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    let line = daemon.err.wait_for("was read again");
+    assert!(line.contains("started=0 left=0 sockets=0"), "{line}");
+    daemon.end();
 }

@@ -1,97 +1,20 @@
-//! Every flag, defined once: its name, its help, and the type that checks it.
+//! The flags that several verbs share, every one defined once: its name, its help, and the type that checks it.
 
-use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::{
-    Attachment, Config, ConnectPath, Group, InheritedFd, Listen, ListenPath, Mode, Mtu, Network, OffloadMask,
-    QueuePairs, SocketMode, Stats, StatsInterval, StatsTarget, Verbosity, WorkerCount,
+    Attachment, Config, ConnectPath, Dhcp, DomainName, Group, InheritedFd, LeaseTime, Listen, ListenPath, Mode, Mtu,
+    Name, Network, OffloadMask, QueuePairs, Range4, Security, SocketMode, Stats, StatsInterval, StatsTarget, Subnet4,
+    Subnet6Choice, TapSource, Verbosity, WorkerCount, file_path,
 };
 
-/// Connects virtual machines: a vhost-user network switch.
-///
-/// VMs attach over vhost-user sockets. guestwire walks their virtio-net rings in place and switches their Ethernet
-/// frames. It needs no privileges, no kernel module and no huge pages; a VM's memory must be shared (share=on).
-#[derive(Debug, Parser)]
-#[command(
-    name = "guestwire",
-    bin_name = "guestwire",
-    version,
-    arg_required_else_help = true,
-    disable_help_subcommand = true,
-    subcommand_required = true,
-    subcommand_value_name = "NETWORK",
-    subcommand_help_heading = "Networks",
-    after_help = AFTER_HELP
-)]
-pub(super) struct Cli {
-    #[command(subcommand)]
-    pub(super) verb: Verb,
-    #[command(flatten)]
-    pub(super) log: LogFlags,
-    /// Print what this program can do as JSON and end, whatever else is asked for
-    ///
-    /// The format is the one of QEMU's conventions for vhost-user back-ends.
-    #[arg(long, global = true)]
-    print_capabilities: bool,
-}
-
-const AFTER_HELP: &str = "\
-Examples:
-  guestwire internal --socket-path /tmp/lab.sock
-      A network of its own for the VMs that connect to /tmp/lab.sock.
-      The command lines that attach QEMU and cloud-hypervisor are printed.
-  guestwire internal --help
-      Everything about that network.
-
-Signals:
-  SIGTERM, SIGINT   end, at once and cleanly
-
-Exit codes:
-  0   ended by a signal, or nothing was left that could bring a VM
-  1   could not start, or could not go on; the last line says why
-  2   the command line makes no sense; the line says what would
-
-Environment:
-  GUESTWIRE_LOG   what to log in detail, such as 'info,guestwire::vhost=trace'
-  NO_COLOR        when not empty, log lines have no colour";
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Verb {
-    Internal(InternalFlags),
-}
-
+/// What every network has.
 #[derive(Debug, Args)]
-pub(super) struct LogFlags {
-    /// Log more; twice, everything
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", display_order = 900)]
-    verbose: u8,
-    /// Log warnings and errors only
-    #[arg(short, long, global = true, display_order = 900)]
-    quiet: bool,
-}
-
-impl LogFlags {
-    fn verbosity(&self) -> Verbosity {
-        match (self.quiet, self.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (false, 0) => Verbosity::Normal,
-            (false, 1) => Verbosity::Debug,
-            (false, _) => Verbosity::Trace,
-        }
-    }
-}
-
-/// A network of VMs alone: no host interface, no way out
-///
-/// Each VM that connects is a port of one learning switch. Nothing else is on the network: no address is given out, no
-/// name resolved, and no frame leaves it.
-#[derive(Debug, Args)]
-#[command(after_help = AFTER_INTERNAL_HELP)]
-pub(super) struct InternalFlags {
+pub(super) struct NetworkFlags {
     #[command(flatten)]
     attach: AttachFlags,
     #[command(flatten)]
@@ -100,20 +23,59 @@ pub(super) struct InternalFlags {
     speed: SpeedFlags,
     #[command(flatten)]
     stats: StatsFlags,
+    /// The network's name in log lines, statistics and files; the mode's when not given
+    #[arg(long, value_name = "NAME", help_heading = "The network")]
+    name: Option<Name>,
+    /// Hold guests to their own addresses: on, mac or off
+    ///
+    /// With mac, a guest sends only from one MAC address, the first that it used; with on, also only from the IP
+    /// address that DHCP gave it, where guestwire is the DHCP server. The default is off on bridged networks and on on
+    /// the others. A guest that is a bridge or a router itself needs off.
+    #[arg(long, value_name = "WHAT", help_heading = "The network")]
+    port_security: Option<Security>,
 }
 
-const AFTER_INTERNAL_HELP: &str = "\
-Examples:
-  guestwire internal --socket-path /tmp/lab.sock
-      VMs connect to /tmp/lab.sock, any number of them.
-  guestwire internal --socket-path /run/lab.sock --socket-mode 0660 --socket-group kvm
-      The same where QEMU runs as another user of the group kvm.
-  guestwire internal --connect /tmp/vm1.sock --connect /tmp/vm2.sock
-      The VMMs listen (server=on) and guestwire connects, whenever they come and go.
-  guestwire internal --socket-path /tmp/lab.sock --offload tso=off,uso=off
-      Guests are not offered segmentation.
-  guestwire internal --socket-path /tmp/lab.sock --stats - --stats-interval 10
-      Counters of every port each ten seconds, for instance into jq.";
+/// Addresses for guests.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Addresses")]
+pub(super) struct AddressFlags {
+    /// The subnet, such as 192.168.56.0/24; its first address is guestwire's
+    #[arg(long, value_name = "SUBNET")]
+    pub(super) subnet: Option<Subnet4>,
+    /// The subnet of IPv6, such as fd12:3456:789a::/64, or off
+    #[arg(long, value_name = "SUBNET")]
+    pub(super) subnet6: Option<Subnet6Choice>,
+    /// The addresses that DHCP gives out, first and last; all of the subnet's when not given
+    #[arg(long, value_name = "FIRST-LAST")]
+    dhcp_range: Option<Range4>,
+    /// How long a guest has its address: a number with s, m, h or d
+    #[arg(long, value_name = "TIME")]
+    lease_time: Option<LeaseTime>,
+    /// The file that keeps the leases over restarts
+    ///
+    /// When not given it is guestwire/NAME.leases in /var/lib for root, else in $XDG_STATE_HOME or ~/.local/state.
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(file_path))]
+    leases: Option<PathBuf>,
+    /// A name server that guests are told of; may be given more than once
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<Ipv4Addr>,
+    /// The domain that guests are told they are in
+    #[arg(long, value_name = "NAME")]
+    domain: Option<DomainName>,
+}
+
+/// The tap device of a host-only or a bridged network.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The network")]
+pub(super) struct TapFlags {
+    /// Use the tap device NAME, which is made if there is none
+    #[arg(long, value_name = "NAME", conflicts_with = "tap_fd")]
+    #[arg(value_parser = |text: &str| text.parse().map(TapSource::Name))]
+    tap: Option<TapSource>,
+    /// Use the tap device that was left open as descriptor N; guestwire itself then needs no privileges for it
+    #[arg(long, value_name = "N", value_parser = |text: &str| text.parse().map(TapSource::Inherit))]
+    tap_fd: Option<TapSource>,
+}
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Ways in for VMs (at least one)")]
@@ -195,41 +157,84 @@ struct StatsFlags {
     /// Each worker's time is there too: busy_ns divided by packets is what a frame costs, in nanoseconds.
     ///
     /// A file is appended to. With -, everything else that is meant to be read goes to the standard error.
-    #[arg(long, value_name = "FILE")]
-    stats: Option<OsString>,
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(StatsTarget::new))]
+    stats: Option<StatsTarget>,
     /// Seconds between two lines of statistics
     #[arg(long, value_name = "SECONDS", default_value = "1", requires = "stats")]
     stats_interval: StatsInterval,
 }
 
-impl InternalFlags {
-    /// A flag that says nothing about what the others ask for.
-    pub(super) fn misplaced(&self) -> Option<&'static str> {
-        self.attach.misplaced()
+impl NetworkFlags {
+    /// The name of a network of this mode.
+    pub(super) fn name(&self, mode: &str) -> Result<Name, String> {
+        self.name.clone().map_or_else(|| mode.parse().map_err(|problem| format!("{problem}")), Ok)
     }
 
-    /// The configuration that the flags amount to.
-    pub(super) fn into_config(self, log: LogFlags) -> Config {
-        let verbosity = log.verbosity();
+    /// The configuration of one network of this mode that the flags amount to, or what is wrong with them.
+    pub(super) fn into_config(self, mode: Mode, verbosity: Verbosity) -> Result<Config, String> {
+        if let Some(problem) = self.attach.problem() {
+            return Err(problem);
+        }
         let network = Network {
-            name: Mode::Internal.name().into(),
-            mode: Mode::Internal,
+            name: self.name.unwrap_or_else(|| Name::of_mode(&mode)),
             attachments: self.attach.into_attachments(),
+            ports: Vec::new(),
+            security: self.port_security.unwrap_or(mode.default_security()),
+            mode,
             mtu: self.guest.mtu,
             offload: self.guest.offload,
             queue_pairs: self.guest.queue_pairs,
             workers: self.speed.workers,
         };
-        Config { network, stats: self.stats.into_stats(), verbosity }
+        Ok(Config { networks: vec![network], stats: self.stats.into_stats(), verbosity, source: None })
+    }
+}
+
+impl AddressFlags {
+    /// A flag that asks something of the DHCP server, if one does.
+    pub(super) fn about_dhcp(&self) -> Option<&'static str> {
+        let given = [
+            ("--dhcp-range", self.dhcp_range.is_some()),
+            ("--lease-time", self.lease_time.is_some()),
+            ("--leases", self.leases.is_some()),
+            ("--dns", !self.dns.is_empty()),
+            ("--domain", self.domain.is_some()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
+    /// The DHCP server of this subnet.
+    pub(super) fn into_dhcp(self, subnet: Subnet4) -> Dhcp {
+        let all = Dhcp::of(subnet);
+        Dhcp {
+            range: self.dhcp_range.unwrap_or(all.range),
+            lease: self.lease_time.unwrap_or(all.lease),
+            dns: self.dns,
+            domain: self.domain,
+            leases: self.leases,
+            ..all
+        }
+    }
+}
+
+impl TapFlags {
+    pub(super) fn into_source(self) -> Option<TapSource> {
+        self.tap.or(self.tap_fd)
     }
 }
 
 impl AttachFlags {
-    /// A flag that says nothing about what the others ask for. clap asks for no path where `--fd` excludes one.
-    fn misplaced(&self) -> Option<&'static str> {
+    /// What is wrong with them together, if anything. clap asks for no path where `--fd` excludes one.
+    fn problem(&self) -> Option<String> {
         let (mode, group) = (self.socket_mode.is_some(), self.socket_group.is_some());
         let about_sockets = [("--socket-mode", mode), ("--socket-group", group)];
-        about_sockets.into_iter().find(|&(_, given)| given && self.socket_path.is_empty()).map(|(flag, _)| flag)
+        let misplaced = about_sockets.into_iter().find(|&(_, given)| given && self.socket_path.is_empty());
+        if let Some((flag, _)) = misplaced {
+            return Some(format!("{flag} says how to listen, and nothing listens: add --socket-path PATH"));
+        }
+        let is_empty = self.socket_path.is_empty() && self.connect.is_empty() && self.fd.is_empty();
+        let ways = "add --socket-path PATH (VMs connect to us), --connect PATH (we connect) or --fd N";
+        is_empty.then(|| format!("no way in for VMs: {ways}"))
     }
 
     fn into_attachments(self) -> Vec<Attachment> {
@@ -244,10 +249,6 @@ impl AttachFlags {
 
 impl StatsFlags {
     fn into_stats(self) -> Option<Stats> {
-        let target = match self.stats? {
-            dash if dash == "-" => StatsTarget::Stdout,
-            file => StatsTarget::File(PathBuf::from(file)),
-        };
-        Some(Stats { target, interval: self.stats_interval })
+        Some(Stats { target: self.stats?, interval: self.stats_interval })
     }
 }

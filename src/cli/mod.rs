@@ -4,21 +4,41 @@
 
 mod flags;
 pub mod log;
+mod show;
+mod verbs;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 
-use crate::config::Config;
-use flags::{Cli, Verb};
+use crate::config::file::{self, FileError};
+use crate::config::{Config, Verbosity};
+pub use show::check;
+pub use verbs::Form;
+use verbs::{Cli, Verb};
 
 /// What the process should do.
 #[derive(Debug)]
 pub enum Command {
-    /// Run networks.
+    /// Run a network.
     Run(Box<Config>),
+    /// Run the networks of a file: see [`read`].
+    RunFile {
+        /// The file.
+        file: PathBuf,
+        /// How much to log, if the command line says so.
+        verbosity: Option<Verbosity>,
+    },
+    /// Say what a file would run.
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// How.
+        form: Form,
+    },
     /// Print a help text or the version, and end.
     Help(clap::Error),
     /// Print what QEMU's conventions for back-ends ask for, and end.
@@ -33,7 +53,9 @@ pub const CAPABILITIES: &str = r#"{"type": "net"}"#;
 pub const EXIT_USAGE: u8 = 2;
 
 /// Verbs that are planned and not there yet.
-const VERBS_TO_COME: &[&str] = &["bridged", "nat", "host-only", "run", "check"];
+const VERBS_TO_COME: &[&str] = &["nat"];
+/// Verbs that are there.
+const VERBS: &[&str] = &["internal", "host-only", "bridged", "run", "check"];
 
 /// What is wrong with a command line: one line for each problem.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,26 +83,39 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         return Ok(Command::PrintCapabilities);
     }
     // For the hint: whose help tells more.
-    let command = if arguments.iter().any(|a| a == "internal") { "guestwire internal" } else { "guestwire" };
-    match Cli::try_parse_from(arguments) {
-        Ok(Cli { verb: Verb::Internal(flags), log, .. }) => {
-            if let Some(flag) = flags.misplaced() {
-                let error = format!("error: {flag} says how to listen, and nothing listens: add --socket-path PATH");
-                return Err(UsageError(vec![format!("{error}; see 'guestwire internal --help'")]));
-            }
-            let config = flags.into_config(log);
-            let problems = config.network.problems();
-            if problems.is_empty() {
-                return Ok(Command::Run(Box::new(config)));
-            }
-            let line = |p| format!("error: {p}; see 'guestwire internal --help'");
-            Err(UsageError(problems.iter().map(line).collect()))
-        }
+    let verb = arguments.iter().filter_map(|argument| argument.to_str()).find(|word| VERBS.contains(word));
+    let command = verb.map_or("guestwire".to_owned(), |verb| format!("guestwire {verb}"));
+    let wrong = |text: &dyn fmt::Display| format!("error: {text}; see '{command} --help'");
+    let Cli { verb, log, .. } = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            Ok(Command::Help(error))
+            return Ok(Command::Help(error));
         }
-        Err(error) => Err(UsageError(vec![one_line(&error, command)])),
+        Err(error) => return Err(UsageError(vec![one_line(&error, &command)])),
+    };
+    let config = match verb {
+        Verb::Internal(flags) => flags.into_config(&log),
+        Verb::HostOnly(flags) => flags.into_config(&log),
+        Verb::Bridged(flags) => flags.into_config(&log),
+        Verb::Run(flags) => return Ok(Command::RunFile { file: flags.config, verbosity: log.asked() }),
+        Verb::Check(flags) => return Ok(Command::Check { file: flags.file, form: flags.output }),
+    };
+    let config = config.map_err(|text| UsageError(vec![wrong(&text)]))?;
+    let problems = config.problems();
+    if problems.is_empty() {
+        return Ok(Command::Run(Box::new(config)));
     }
+    Err(UsageError(problems.iter().map(|(_, problem)| wrong(problem)).collect()))
+}
+
+/// Reads the file of `guestwire run`. `verbosity` overrules what it says of the log.
+///
+/// # Errors
+/// [`FileError`] with everything that is wrong.
+pub fn read(file: &Path, verbosity: Option<Verbosity>) -> Result<Config, FileError> {
+    let mut config = file::read(file)?;
+    config.verbosity = verbosity.unwrap_or(config.verbosity);
+    Ok(config)
 }
 
 /// clap's message in one line: what is wrong, what would be right, and which command's help tells more.

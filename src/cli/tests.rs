@@ -1,5 +1,8 @@
 use super::*;
-use crate::config::{Attachment, Group, Mode, OffloadMask, StatsTarget, Verbosity};
+use crate::config::{
+    Attachment, Bridged, Group, HostOnly, Internal, Mode, OffloadMask, Security, StatsTarget, Subnet4, TapSource,
+    Verbosity, Via,
+};
 
 fn parsed(line: &str) -> Result<Command, UsageError> {
     parse(std::iter::once("guestwire").chain(line.split_whitespace()).map(OsString::from))
@@ -30,12 +33,12 @@ fn the_definitions_are_consistent() {
 #[test]
 fn a_socket_path_is_enough() {
     let config = config("internal --socket-path /tmp/lab.sock");
-    assert_eq!(config.network.mode, Mode::Internal);
-    assert_eq!(config.network.name, "internal");
-    let [Attachment::Listen(listen)] = config.network.attachments.as_slice() else { panic!("{config:?}") };
+    assert_eq!(config.networks[0].mode, Mode::Internal(Internal::default()));
+    assert_eq!(config.networks[0].name.as_str(), "internal");
+    let [Attachment::Listen(listen)] = config.networks[0].attachments.as_slice() else { panic!("{config:?}") };
     assert_eq!(listen.path.as_path().to_str(), Some("/tmp/lab.sock"));
     assert_eq!((listen.mode.bits(), &listen.group), (0o600, &None));
-    assert_eq!((config.network.mtu, config.network.offload), (None, OffloadMask::ALL));
+    assert_eq!((config.networks[0].mtu, config.networks[0].offload), (None, OffloadMask::ALL));
     assert_eq!((config.stats, config.verbosity), (None, Verbosity::Normal));
 }
 
@@ -45,12 +48,12 @@ fn every_flag_reaches_the_configuration() {
         "internal --socket-path a --socket-path b --connect c --socket-mode 0660 --socket-group kvm --mtu 9000 \
          --offload off --stats out.json --stats-interval 0.5 -vv",
     );
-    let names: Vec<_> = config.network.attachments.iter().map(|a| a.to_string()).collect();
+    let names: Vec<_> = config.networks[0].attachments.iter().map(|a| a.to_string()).collect();
     assert_eq!(names, ["a", "b", "c"]);
-    let Attachment::Listen(listen) = &config.network.attachments[1] else { panic!("{config:?}") };
+    let Attachment::Listen(listen) = &config.networks[0].attachments[1] else { panic!("{config:?}") };
     assert_eq!((listen.mode.bits(), listen.group.clone()), (0o660, Some(Group::Name("kvm".into()))));
-    assert_eq!(config.network.mtu.map(|m| m.bytes()), Some(9000));
-    assert_eq!(config.network.offload, OffloadMask::NONE);
+    assert_eq!(config.networks[0].mtu.map(|m| m.bytes()), Some(9000));
+    assert_eq!(config.networks[0].offload, OffloadMask::NONE);
     let stats = config.stats.unwrap();
     assert_eq!(stats.target, StatsTarget::File("out.json".into()));
     assert_eq!(stats.interval.duration().as_millis(), 500);
@@ -60,7 +63,7 @@ fn every_flag_reaches_the_configuration() {
 #[test]
 fn descriptors_and_standard_output() {
     let config = config("-q internal --fd 3 --fd 4 --stats -");
-    assert_eq!(config.network.attachments.len(), 2);
+    assert_eq!(config.networks[0].attachments.len(), 2);
     assert_eq!(config.stats.unwrap().target, StatsTarget::Stdout);
     assert_eq!(config.verbosity, Verbosity::Quiet);
 }
@@ -94,6 +97,20 @@ fn errors_are_one_line_with_the_way_out() {
         ("internal --socket-path a -q -v", "--quiet"),
         ("internal --socket-path a b", "'b'"),
         ("intrenal --socket-path a", "'internal'"),
+        ("internal --socket-path a --dhcp", "--subnet"),
+        ("internal --socket-path a --subnet 10.0.0.0/24", "add --dhcp"),
+        ("internal --socket-path a --dns 10.0.0.1", "add --dhcp"),
+        ("host-only --socket-path a --subnet 10.0.0.1/24", "10.0.0.0/24"),
+        ("host-only --socket-path a --no-dhcp --domain lab", "--no-dhcp"),
+        ("host-only --socket-path a --dhcp-range 10.0.0.2-10.0.0.9", "192.168.56.254"),
+        ("host-only --tap-fd 5 --fd 5", "named twice"),
+        ("bridged --socket-path a", "--nic <IF>"),
+        ("bridged --socket-path a --nic eth0 --bridge br0", "--bridge"),
+        ("bridged --socket-path a --bridge br0 --mac-nat", "nic"),
+        ("bridged --socket-path a --nic eth0/1", "guestwire bridged --help"),
+        ("run", "--config <FILE>"),
+        ("check", "<FILE>"),
+        ("check a --output xml", "json"),
     ] {
         let text = refused(line);
         assert_eq!(text.lines().count(), 1, "{text}");
@@ -117,7 +134,53 @@ fn each_problem_has_a_line() {
 
 #[test]
 fn help_and_version_are_answers() {
-    for line in ["--help", "-h", "--version", "internal --help", "internal -h"] {
+    for line in ["--help", "-h", "--version", "internal --help", "internal -h", "bridged --help", "check --help"] {
         assert!(matches!(parsed(line), Ok(Command::Help(_))), "{line}");
     }
+}
+
+#[test]
+fn a_host_only_network_has_its_defaults_and_its_flags() {
+    let network = config("host-only --socket-path a").networks.remove(0);
+    let services = network.services().unwrap();
+    assert_eq!((network.name.as_str(), services.subnet), ("host-only", Subnet4::HOST_ONLY));
+    assert!(services.dhcp.is_some() && services.subnet6.is_some());
+    assert_eq!(network.security, Security::ON);
+    let line = "host-only --socket-path a --name lab --subnet 10.9.0.0/16 --subnet6 fd01::/64 --tap t0 --dhcp-range \
+                10.9.1.0-10.9.1.9 --lease-time 2h --dns 10.9.0.1 --domain lab --leases l --port-security off";
+    let network = config(line).networks.remove(0);
+    let Mode::HostOnly(HostOnly { tap, services }) = &network.mode else { panic!("{network:?}") };
+    assert_eq!(*tap, TapSource::Name("t0".parse().unwrap()));
+    assert_eq!(services.subnet6.unwrap().to_string(), "fd01::/64");
+    let dhcp = services.dhcp.as_ref().unwrap();
+    assert_eq!((dhcp.range.to_string(), dhcp.lease.to_string()), ("10.9.1.0-10.9.1.9".into(), "2h".into()));
+    assert_eq!((dhcp.dns.len(), dhcp.domain.is_some(), dhcp.leases.is_some()), (1, true, true));
+    assert_eq!((network.name.as_str(), network.security), ("lab", Security::OFF));
+    let quiet = config("host-only --socket-path a --no-dhcp --subnet6 off").networks.remove(0);
+    assert!(quiet.services().is_some_and(|services| services.dhcp.is_none() && services.subnet6.is_none()));
+}
+
+#[test]
+fn a_bridged_network_has_one_uplink() {
+    for (flag, via) in [
+        ("--nic eth0", Via::Nic("eth0".parse().unwrap())),
+        ("--bridge br0", Via::Bridge("br0".parse().unwrap())),
+        ("--tap t0", Via::Tap(TapSource::Name("t0".parse().unwrap()))),
+        ("--tap-fd 7", Via::Tap(TapSource::Inherit("7".parse().unwrap()))),
+    ] {
+        let network = config(&format!("bridged --socket-path a {flag}")).networks.remove(0);
+        assert_eq!(network.mode, Mode::Bridged(Bridged { via, mac_nat: false }));
+        assert_eq!(network.security, Security::OFF);
+    }
+    let network = config("bridged --socket-path a --nic wlan0 --mac-nat").networks.remove(0);
+    assert!(matches!(network.mode, Mode::Bridged(Bridged { mac_nat: true, .. })));
+}
+
+#[test]
+fn files_are_run_and_checked() {
+    let Ok(Command::RunFile { file, verbosity }) = parsed("-v run --config f") else { panic!() };
+    assert_eq!((file.to_str(), verbosity), (Some("f"), Some(Verbosity::Debug)));
+    let Ok(Command::RunFile { verbosity: None, .. }) = parsed("run --config f") else { panic!() };
+    let Ok(Command::Check { form: Form::Text, .. }) = parsed("check f") else { panic!() };
+    let Ok(Command::Check { form: Form::Json, .. }) = parsed("check f --output json") else { panic!() };
 }

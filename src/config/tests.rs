@@ -1,5 +1,8 @@
 //! What is a valid configuration, and what is not.
 
+use std::ffi::OsString;
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -86,31 +89,121 @@ fn every_offload_comes_after_what_it_needs() {
         assert!(offload.needs().is_none_or(|needed| Offload::ALL[..i].contains(&needed)), "{offload:?}");
     }
 }
+#[test]
+fn names_can_be_interfaces_and_files() {
+    for good in ["a", "lab-1", "A_b.c", &"x".repeat(32)] {
+        assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
+    }
+    for bad in ["", "-a", ".a", "a b", "a/b", "ä", &"x".repeat(33)] {
+        assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+    }
+    for good in ["eth0", "br-lan", "a.100", "ö", &"x".repeat(15)] {
+        assert!(good.parse::<IfName>().is_ok(), "{good:?}");
+    }
+    for bad in ["", ".", "..", "a/b", "a b", "a:1", "tap%d", "a\n", &"x".repeat(16)] {
+        assert!(bad.parse::<IfName>().is_err(), "{bad:?}");
+    }
+    let long = "abcdefghijklmnopq".parse().unwrap();
+    assert_eq!(TapSource::Auto.name(&long).unwrap().as_str(), "gw-abcdefghijkl");
+    assert!("lab.example.".parse::<DomainName>().is_ok_and(|domain| domain.as_str() == "lab.example"));
+    for bad in ["", ".", "a..b", "-a", "a-", &"x".repeat(64), "a b"] {
+        assert!(bad.parse::<DomainName>().is_err(), "{bad:?}");
+    }
+    assert!("a.b".parse::<HostName>().is_err() && "web-1".parse::<HostName>().is_ok());
+}
 
 #[test]
-fn a_network_lists_all_its_problems() {
-    let listen = |path: &str| {
-        Attachment::Listen(Listen {
-            path: ListenPath::new(path.into()).unwrap(),
-            mode: SocketMode::PRIVATE,
-            group: None,
-        })
+fn addresses_are_those_of_interfaces() {
+    let mac = "52:54:00:AB:cd:01".parse::<MacAddr>().unwrap();
+    assert_eq!((mac.bytes(), mac.to_string().as_str()), ([0x52, 0x54, 0, 0xab, 0xcd, 1], "52:54:00:ab:cd:01"));
+    for bad in [
+        "",
+        "52:54:00:12:34",
+        "52:54:00:12:34:56:78",
+        "5254.0012.3456",
+        "01:00:5e:00:00:01",
+        "ff:ff:ff:ff:ff:ff",
+        "00:00:00:00:00:00",
+        "52:54:00:12:34:+6",
+        "52:54:00:12:34:6",
+    ] {
+        assert!(bad.parse::<MacAddr>().is_err(), "{bad:?}");
+    }
+    assert!("01:ff".parse::<ClientId>().is_ok() && "01".parse::<ClientId>().is_err());
+}
+
+#[test]
+fn subnets_have_a_first_address_for_us_and_the_rest_for_guests() {
+    let addresses = |text: &str| {
+        let subnet = text.parse::<Subnet4>().unwrap();
+        [subnet.own(), subnet.first(), subnet.last(), subnet.broadcast()].map(|address| address.to_string())
     };
-    let network = |attachments| Network {
-        name: "lab".into(),
-        mode: Mode::Internal,
-        attachments,
-        mtu: None,
-        offload: OffloadMask::ALL,
-        queue_pairs: QueuePairs::ONE,
-        workers: WorkerCount::ONE,
+    assert_eq!(addresses("192.168.56.0/24"), ["192.168.56.1", "192.168.56.2", "192.168.56.254", "192.168.56.255"]);
+    assert_eq!(addresses("10.0.0.4/30"), ["10.0.0.5", "10.0.0.6", "10.0.0.6", "10.0.0.7"]);
+    assert_eq!(addresses("10.0.0.0/8"), ["10.0.0.1", "10.0.0.2", "10.255.255.254", "10.255.255.255"]);
+    let subnet = Subnet4::HOST_ONLY;
+    assert_eq!(
+        (subnet.to_string().as_str(), subnet.netmask().to_string().as_str()),
+        ("192.168.56.0/24", "255.255.255.0")
+    );
+    assert!(subnet.overlaps("192.168.0.0/16".parse().unwrap()) && !subnet.overlaps("192.168.57.0/24".parse().unwrap()));
+    for bad in [
+        "",
+        "10.0.0.0",
+        "10.0.0.1/24",
+        "10.0.0.0/7",
+        "10.0.0.0/31",
+        "10.0.0.0/+8",
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "224.0.0.0/24",
+        "255.255.255.0/24",
+        "fd00::/64",
+    ] {
+        assert!(bad.parse::<Subnet4>().is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn subnets_of_ipv6_are_unique_local_and_stable() {
+    let derived = |name: &str, subnet: &str| Subnet6::derived(&name.parse().unwrap(), subnet.parse().unwrap());
+    let one = derived("host-only", "192.168.56.0/24");
+    // Guests would lose their addresses if it were another one in the next version.
+    assert_eq!(one.to_string(), DERIVED);
+    assert_eq!(one.to_string().parse(), Ok(one));
+    assert_ne!(one, derived("host-only", "192.168.57.0/24"));
+    assert_ne!(one, derived("lab", "192.168.56.0/24"));
+    assert!(one.contains(one.own()) && one.own().to_string().ends_with("::1"));
+    for bad in ["", "fd00::/48", "fd00::1/64", "fc00::/64", "fe80::/64", "2001:db8::/64", "10.0.0.0/24"] {
+        assert!(bad.parse::<Subnet6>().is_err(), "{bad:?}");
+    }
+}
+
+/// What [`Subnet6::derived`] makes of the defaults.
+const DERIVED: &str = "fd86:7ffc:9d5c::/64";
+
+#[test]
+fn leases_have_times_and_a_place() {
+    for (text, seconds) in [("10s", 10), ("90", 90), ("30m", 1800), ("1h", 3600), ("365d", 31_536_000)] {
+        assert_eq!(text.parse::<LeaseTime>().unwrap().seconds(), seconds);
+    }
+    for bad in ["", "h", "9s", "366d", "1w", "1.5h", "-1h", "+1h", "99999999999d", "1hh"] {
+        assert!(bad.parse::<LeaseTime>().is_err(), "{bad:?}");
+    }
+    assert_eq!(
+        ["7200", "90m", "61s", "2d"].map(|text| text.parse::<LeaseTime>().unwrap().to_string()),
+        ["2h", "90m", "61s", "2d"]
+    );
+    let name = "lab".parse().unwrap();
+    let place = |is_root, variables: &[(&str, &str)]| {
+        let find = |name: &str| variables.iter().find(|(v, _)| *v == name).map(|(_, value)| OsString::from(value));
+        lease_file(&name, is_root, find).map(|path| path.display().to_string())
     };
-    assert_eq!(network(vec![listen("a")]).problems(), []);
-    assert_eq!(network(vec![]).problems().len(), 1);
-    let connect = Attachment::Connect(ConnectPath::new("b".into()).unwrap());
-    let fd = Attachment::Inherit("5".parse().unwrap());
-    let twice = vec![listen("a"), listen("b"), connect, listen("a"), fd.clone(), fd];
-    let problems = network(twice).problems();
-    assert_eq!(problems.len(), 3, "{problems:?}");
-    assert!(problems[0].to_string().contains("b is named twice"));
+    assert_eq!(place(true, &[]).as_deref(), Some("/var/lib/guestwire/lab.leases"));
+    assert_eq!(place(false, &[("XDG_STATE_HOME", "/s"), ("HOME", "/h")]).as_deref(), Some("/s/guestwire/lab.leases"));
+    assert_eq!(
+        place(false, &[("XDG_STATE_HOME", "s"), ("HOME", "/h")]).as_deref(),
+        Some("/h/.local/state/guestwire/lab.leases")
+    );
+    assert_eq!(place(false, &[]), None);
 }

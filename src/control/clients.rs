@@ -2,18 +2,19 @@
 //!
 //! Theory of operation. Each is either connected, and then its port's number is known, or waiting for the moment of the
 //! next attempt. An attempt never blocks. One timer serves all: it runs to the earliest of those moments, and not at
-//! all while every VMM is connected. A VMM that is not there is logged once, not once per attempt.
+//! all while every VMM is connected. A VMM that is not there is logged once, not once per attempt. One that leads to a
+//! declared port which has a VM already is not tried until that one has gone.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use super::ways::WayIn;
 
 /// A VMM that listens.
 #[derive(Debug)]
 struct Client {
-    path: PathBuf,
+    way: WayIn,
     state: State,
     backoff: Backoff,
     /// That it is not there has been logged.
@@ -22,19 +23,39 @@ struct Client {
 
 #[derive(Debug)]
 enum State {
-    Waiting { until: Instant },
-    Connected { port: u32 },
+    Waiting {
+        until: Instant,
+    },
+    Connected {
+        port: u32,
+    },
+    /// Another VM is on its port.
+    Held,
 }
 
-/// All VMMs that listen.
+/// What came of an attempt.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    /// A port with this number.
+    Connected(u32),
+    /// Its port has a VM: see [`Clients::release`].
+    Held,
+}
+
+/// All VMMs of a network that listen.
 #[derive(Debug, Default)]
 pub(super) struct Clients(Vec<Client>);
 
 impl Clients {
     /// Adds one; the first attempt is due at once.
-    pub(super) fn add(&mut self, path: &Path, now: Instant) {
+    pub(super) fn add(&mut self, way: WayIn, now: Instant) {
         let state = State::Waiting { until: now };
-        self.0.push(Client { path: path.to_owned(), state, backoff: Backoff::new(), missed: false });
+        self.0.push(Client { way, state, backoff: Backoff::new(), missed: false });
+    }
+
+    /// Forgets those that are not to stay.
+    pub(super) fn retain(&mut self, stays: impl Fn(&WayIn) -> bool) {
+        self.0.retain(|client| stays(&client.way));
     }
 
     /// Whether there are none.
@@ -42,17 +63,17 @@ impl Clients {
         self.0.is_empty()
     }
 
-    /// When the next attempt is due, if any VMM is not connected.
+    /// When the next attempt is due, if any is.
     pub(super) fn next_attempt(&self) -> Option<Instant> {
         let waiting = |client: &Client| match client.state {
             State::Waiting { until } => Some(until),
-            State::Connected { .. } => None,
+            State::Connected { .. } | State::Held => None,
         };
         self.0.iter().filter_map(waiting).min()
     }
 
-    /// Tries all whose moment has come. `connect` makes a connection to a VMM, a port of it, and returns its number.
-    pub(super) fn try_due(&mut self, now: Instant, mut connect: impl FnMut(&Path) -> io::Result<u32>) {
+    /// Tries all whose moment has come. `connect` makes a connection to a VMM and a port of it.
+    pub(super) fn try_due(&mut self, now: Instant, mut connect: impl FnMut(&WayIn) -> io::Result<Attempt>) {
         for client in &mut self.0 {
             if matches!(client.state, State::Waiting { until } if until <= now) {
                 client.attempt(now, &mut connect);
@@ -68,17 +89,27 @@ impl Clients {
             }
         }
     }
+
+    /// Has those tried again that were held: a port is free.
+    pub(super) fn release(&mut self, now: Instant) {
+        for client in &mut self.0 {
+            if matches!(client.state, State::Held) {
+                client.state = State::Waiting { until: now };
+            }
+        }
+    }
 }
 
 impl Client {
-    fn attempt(&mut self, now: Instant, connect: &mut impl FnMut(&Path) -> io::Result<u32>) {
-        match connect(&self.path) {
-            Ok(port) => {
+    fn attempt(&mut self, now: Instant, connect: &mut impl FnMut(&WayIn) -> io::Result<Attempt>) {
+        match connect(&self.way) {
+            Ok(Attempt::Connected(port)) => {
                 self.missed = false;
                 self.state = State::Connected { port };
             }
+            Ok(Attempt::Held) => self.state = State::Held,
             Err(error) => {
-                let path = self.path.display();
+                let path = &self.way.attachment;
                 if std::mem::replace(&mut self.missed, true) {
                     tracing::debug!(%path, %error, "not connected");
                 } else {
@@ -93,10 +124,15 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Attachment, ConnectPath};
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn refuse(_: &Path) -> io::Result<u32> {
+    fn at(path: &str) -> WayIn {
+        WayIn { attachment: Attachment::Connect(ConnectPath::new(path.into()).unwrap()), port: None }
+    }
+
+    fn refuse(_: &WayIn) -> io::Result<Attempt> {
         Err(io::ErrorKind::ConnectionRefused.into())
     }
 
@@ -104,7 +140,7 @@ mod tests {
     fn a_vmm_is_tried_until_it_is_there_and_again_when_it_is_gone() {
         let start = Instant::now();
         let mut clients = Clients::default();
-        clients.add(Path::new("/vm.sock"), start);
+        clients.add(at("/vm.sock"), start);
         assert_eq!(clients.next_attempt(), Some(start));
         clients.try_due(start, refuse);
         let second = start + Duration::from_millis(100);
@@ -113,7 +149,7 @@ mod tests {
         clients.try_due(second, refuse);
         let third = second + Duration::from_millis(200);
         assert_eq!(clients.next_attempt(), Some(third));
-        clients.try_due(third, |path| Ok(if path == Path::new("/vm.sock") { 7 } else { 8 }));
+        clients.try_due(third, |way| Ok(Attempt::Connected(if *way == at("/vm.sock") { 7 } else { 8 })));
         assert_eq!(clients.next_attempt(), None);
         clients.ended(8, SECOND, third);
         assert_eq!(clients.next_attempt(), None, "another port");
@@ -125,13 +161,27 @@ mod tests {
     fn the_earliest_of_several_is_next() {
         let start = Instant::now();
         let mut clients = Clients::default();
-        clients.add(Path::new("/one"), start);
+        clients.add(at("/one"), start);
         clients.try_due(start, refuse);
-        clients.add(Path::new("/two"), start + SECOND);
+        clients.add(at("/two"), start + SECOND);
         assert_eq!(clients.next_attempt(), Some(start + Duration::from_millis(100)));
-        clients.try_due(start + SECOND * 2, |path| Ok(if path == Path::new("/one") { 1 } else { 2 }));
+        clients.try_due(start + SECOND * 2, |way| Ok(Attempt::Connected(if *way == at("/one") { 1 } else { 2 })));
         assert_eq!(clients.next_attempt(), None);
         clients.ended(2, Duration::ZERO, start);
         assert_eq!(clients.next_attempt(), Some(start + Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn one_whose_port_has_a_vm_waits_without_a_timer() {
+        let start = Instant::now();
+        let mut clients = Clients::default();
+        clients.add(at("/vm.sock"), start);
+        clients.try_due(start, |_| Ok(Attempt::Held));
+        assert_eq!(clients.next_attempt(), None);
+        clients.release(start + SECOND);
+        assert_eq!(clients.next_attempt(), Some(start + SECOND));
+        clients.try_due(start + SECOND, |_| Ok(Attempt::Connected(3)));
+        clients.retain(|way| *way != at("/vm.sock"));
+        assert!(clients.is_empty());
     }
 }

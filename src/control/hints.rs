@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Attachment, Network};
+use super::ways::WayIn;
+use crate::config::{Attachment, DeclaredPort, Network};
 
 /// Which side of a socket the VMM is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,18 +15,32 @@ enum Vmm {
     Listens,
 }
 
+/// Everything a person needs to attach VMs to any of the networks: see [`instructions`].
+pub(super) fn all_instructions(networks: &[Network]) -> String {
+    if let [network] = networks {
+        return instructions(network);
+    }
+    networks.iter().map(|network| format!("# Network {}\n\n{}", network.name, instructions(network))).collect()
+}
+
 /// Everything a person needs to attach VMs: the whole command lines of QEMU and cloud-hypervisor for each socket, and
-/// for a second VM where a socket takes more than one. Each has a `mac=` of its own, locally administered (IEEE 802),
-/// and the same again after a restart.
+/// for a second VM where a socket takes more than one. Each has the `mac=` of its declared port, or else one of its
+/// own, locally administered (IEEE 802), and the same again after a restart.
 pub fn instructions(network: &Network) -> String {
     let mut text = String::new();
     let mut macs = Macs::new(network);
-    for attachment in &network.attachments {
+    for WayIn { attachment, port } in WayIn::all(network) {
         // Writing to a String does not fail.
-        let _ = match attachment {
-            Attachment::Listen(listen) => on_socket(&mut text, network, listen.path.as_path(), &mut macs),
-            Attachment::Connect(path) => at_vmm(&mut text, network, path.as_path(), &mut macs),
-            Attachment::Inherit(fd) => writeln!(text, "VMs come in on descriptor {}.\n", fd.number()),
+        let _ = match (&attachment, port) {
+            (Attachment::Listen(listen), None) => on_socket(&mut text, network, listen.path.as_path(), &mut macs),
+            (Attachment::Listen(listen), Some(port)) => {
+                on_port(&mut text, network, &port, listen.path.as_path(), &mut macs)
+            }
+            (Attachment::Connect(path), port) => {
+                let mac = port.and_then(|port| port.mac).map_or_else(|| macs.next(), |mac| mac.to_string());
+                at_vmm(&mut text, network, path.as_path(), &mac)
+            }
+            (Attachment::Inherit(fd), _) => writeln!(text, "VMs come in on descriptor {}.\n", fd.number()),
         };
     }
     text
@@ -42,22 +57,51 @@ fn on_socket(text: &mut String, network: &Network, path: &Path, macs: &mut Macs)
     writeln!(text, "{}\n", qemu(&path, &first, network, Vmm::Connects))?;
     writeln!(text, "A second VM, and further ones, each with a mac= of its own:\n")?;
     writeln!(text, "{}\n", qemu(&path, &second, network, Vmm::Connects))?;
-    writeln!(text, "QEMU before 9.2 (Debian 12 has 7.2, Ubuntu 24.04 has 8.2) takes this in the place of -chardev:\n")?;
-    writeln!(text, "    {} \\\n", chardev(&path, "reconnect=1"))?;
+    before_9_2(text, &path)?;
     writeln!(text, "With cloud-hypervisor, the first and the second:\n")?;
     writeln!(text, "{}\n", cloud_hypervisor(&path, &first, network, Vmm::Connects))?;
     writeln!(text, "{}\n", cloud_hypervisor(&path, &second, network, Vmm::Connects))?;
+    explain(text)
+}
+
+fn on_port(
+    text: &mut String,
+    network: &Network,
+    port: &DeclaredPort,
+    path: &Path,
+    macs: &mut Macs,
+) -> std::fmt::Result {
+    let path = absolute(path);
+    let mac = port.mac.map_or_else(|| macs.next(), |mac| mac.to_string());
+    writeln!(
+        text,
+        "The VM of port {} connects to {}. With QEMU 9.2 or later, and your disk or kernel added:\n",
+        port.name,
+        path.display()
+    )?;
+    writeln!(text, "{}\n", qemu(&path, &mac, network, Vmm::Connects))?;
+    before_9_2(text, &path)?;
+    writeln!(text, "With cloud-hypervisor:\n")?;
+    writeln!(text, "{}\n", cloud_hypervisor(&path, &mac, network, Vmm::Connects))?;
+    explain(text)
+}
+
+fn before_9_2(text: &mut String, path: &Path) -> std::fmt::Result {
+    writeln!(text, "QEMU before 9.2 (Debian 12 has 7.2, Ubuntu 24.04 has 8.2) takes this in the place of -chardev:\n")?;
+    writeln!(text, "    {} \\\n", chardev(path, "reconnect=1"))
+}
+
+fn explain(text: &mut String) -> std::fmt::Result {
     writeln!(text, "share=on (shared=on) is what lets guestwire see the VM's memory. reconnect attaches the VM again")?;
     writeln!(text, "after guestwire was restarted.\n")
 }
 
-fn at_vmm(text: &mut String, network: &Network, path: &Path, macs: &mut Macs) -> std::fmt::Result {
+fn at_vmm(text: &mut String, network: &Network, path: &Path, mac: &str) -> std::fmt::Result {
     let path = absolute(path);
-    let mac = macs.next();
     writeln!(text, "guestwire connects to the VM that listens on {}. With QEMU:\n", path.display())?;
-    writeln!(text, "{}\n", qemu(&path, &mac, network, Vmm::Listens))?;
+    writeln!(text, "{}\n", qemu(&path, mac, network, Vmm::Listens))?;
     writeln!(text, "With cloud-hypervisor:\n")?;
-    writeln!(text, "{}\n", cloud_hypervisor(&path, &mac, network, Vmm::Listens))
+    writeln!(text, "{}\n", cloud_hypervisor(&path, mac, network, Vmm::Listens))
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -110,7 +154,8 @@ struct Macs {
 impl Macs {
     fn new(network: &Network) -> Self {
         let mut hasher = DefaultHasher::new();
-        network.attachments.iter().filter_map(Attachment::path).map(absolute).for_each(|path| path.hash(&mut hasher));
+        let ways = WayIn::all(network);
+        ways.iter().filter_map(|way| way.attachment.path()).map(absolute).for_each(|path| path.hash(&mut hasher));
         let [a, b, c, ..] = hasher.finish().to_be_bytes();
         Self { prefix: [a, b, c], next: 1 }
     }
@@ -126,7 +171,9 @@ impl Macs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConnectPath, Listen, ListenPath, Mode, OffloadMask, QueuePairs, SocketMode, WorkerCount};
+    use crate::config::{
+        ConnectPath, Internal, Listen, ListenPath, Mode, OffloadMask, QueuePairs, Security, SocketMode, WorkerCount,
+    };
 
     fn listen(path: &str) -> Attachment {
         let path = ListenPath::new(path.into()).unwrap();
@@ -134,9 +181,10 @@ mod tests {
     }
 
     fn network(attachments: Vec<Attachment>) -> Network {
-        let (name, mode, offload) = ("lab".into(), Mode::Internal, OffloadMask::ALL);
+        let (name, mode, offload) = ("lab".parse().unwrap(), Mode::Internal(Internal::default()), OffloadMask::ALL);
+        let (ports, security) = (Vec::new(), Security::ON);
         let (queue_pairs, workers) = (QueuePairs::ONE, WorkerCount::ONE);
-        Network { name, mode, attachments, mtu: None, offload, queue_pairs, workers }
+        Network { name, mode, attachments, ports, security, mtu: None, offload, queue_pairs, workers }
     }
 
     fn macs(text: &str) -> Vec<&str> {
@@ -179,5 +227,18 @@ mod tests {
         let text = instructions(&network(vec![listen("/tmp/it's a,b")]));
         assert!(text.contains(r"-chardev 'socket,id=wire0,path=/tmp/it'\''s a,,b,reconnect-ms=1000'"), "{text}");
         assert!(text.contains(r#"socket="/tmp/it'\''s a,b""#), "{text}");
+    }
+
+    #[test]
+    fn a_declared_port_has_lines_for_one_vm_with_its_own_address() {
+        let mut network = network(vec![]);
+        let (name, mac) = ("web".parse().unwrap(), Some("52:54:00:12:34:56".parse().unwrap()));
+        let attachments = vec![listen("/tmp/web.sock")];
+        network.ports.push(DeclaredPort { name, attachments, mac, ip: None, security: Security::ON });
+        let text = instructions(&network);
+        assert_eq!(text.matches("qemu-system-").count(), 1);
+        assert_eq!(macs(&text), ["52:54:00:12:34:56"; 2]);
+        network.ports[0].mac = None;
+        assert!(macs(&instructions(&network)).iter().all(|mac| mac.starts_with("02:")));
     }
 }

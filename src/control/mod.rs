@@ -14,11 +14,14 @@ mod clients;
 mod hints;
 mod listeners;
 mod ports;
+mod reload;
+mod running;
 mod source;
 mod start;
 mod statistics;
 mod supervisor;
 mod timer;
+mod ways;
 
 use std::time::Duration;
 

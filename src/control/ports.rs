@@ -1,10 +1,11 @@
 //! The ports that exist, and the one place where a connection becomes one.
 //!
-//! Theory of operation. A port is numbered when its connection comes, and its number is never used again. Its session
-//! runs in threads of its own and calls back when it has ended; the callback only leaves the number in [`Ended`] and
-//! wakes the supervisor, which then joins the session and forgets the port.
+//! Theory of operation. A port is numbered when its connection comes, and its number is never used again in the process
+//! ([`Common`]). Its session runs in threads of its own and calls back when it has ended; the callback only leaves the
+//! number in [`Ended`] and wakes the supervisor, which then joins the session and forgets the port. A declared port has
+//! one VM at a time: it is taken from when its connection comes until its session has ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,7 +16,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::source::NetworkId;
+use super::ways::WayIn;
 use super::{FDS_PER_PORT, FDS_SPARE};
+use crate::config::{MacAddr, Name};
 use crate::metrics::export::PortReport;
 use crate::ring::mailbox::{Mailbox, PortMailbox, PortShared};
 use crate::switch::PORTS_MAX;
@@ -43,18 +47,18 @@ impl Macs {
 /// Numbers of ports whose sessions have ended, on their way to the supervisor.
 #[derive(Debug)]
 struct Ended {
-    numbers: Mutex<Vec<u32>>,
+    numbers: Mutex<Vec<(NetworkId, u32)>>,
     wake: EventFd,
 }
 
 impl Ended {
-    fn push(&self, number: u32) {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+    fn push(&self, network: NetworkId, number: u32) {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).push((network, number));
         // Can only fail when the counter is full, and then the supervisor is being woken already.
         let _ = self.wake.write(1);
     }
 
-    fn take(&self) -> Vec<u32> {
+    fn take(&self) -> Vec<(NetworkId, u32)> {
         // Quiet first, then look: a number that comes in between wakes us once more for nothing.
         let _ = self.wake.read();
         std::mem::take(&mut *self.numbers.lock().unwrap_or_else(PoisonError::into_inner))
@@ -79,64 +83,101 @@ struct LivePort {
     since: Instant,
     /// Which worker it belongs to.
     worker: usize,
+    /// How its VM came.
+    way: WayIn,
+}
+
+impl LivePort {
+    fn report(&self, ended: bool) -> PortReport {
+        let name = self.way.port.as_ref().map(|port| port.name.to_string());
+        PortReport::new(self.shared.number, name, ended, &self.shared.counters)
+    }
+}
+
+/// What the ports of all networks have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    nofile_limit: u64,
+    macs: Macs,
+    /// The number of the next port.
+    next: u32,
+    ended: Arc<Ended>,
+}
+
+impl Common {
+    /// `nofile_limit` is the process's limit on descriptors.
+    pub(super) fn new(nofile_limit: u64) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let ended = Arc::new(Ended { numbers: Mutex::new(Vec::new()), wake });
+        Ok(Self { nofile_limit, macs: Macs::new(), next: 0, ended })
+    }
+
+    /// Readable when [`Common::take_ended`] has something to tell.
+    pub(super) fn ended_fd(&self) -> BorrowedFd<'_> {
+        self.ended.wake.as_fd()
+    }
+
+    /// The ports whose sessions have ended since it was last asked.
+    pub(super) fn take_ended(&self) -> Vec<(NetworkId, u32)> {
+        self.ended.take()
+    }
 }
 
 /// The ports of a network.
 #[derive(Debug)]
 pub(super) struct Ports {
+    id: NetworkId,
     network: String,
     offer: Offer,
     /// The workers' mailboxes; at least one.
     mailboxes: Vec<Arc<Mailbox>>,
-    nofile_limit: u64,
-    macs: Macs,
     live: BTreeMap<u32, LivePort>,
-    next: u32,
-    ended: Arc<Ended>,
+    /// The declared ports that have a VM.
+    taken: HashSet<Name>,
 }
 
 impl Ports {
-    /// None yet. Their guests are offered `offer`, `mailboxes` are their workers', and `nofile_limit` the process's
-    /// limit on descriptors.
-    pub(super) fn new(
-        network: String,
-        offer: Offer,
-        mailboxes: Vec<Arc<Mailbox>>,
-        nofile_limit: u64,
-    ) -> io::Result<Self> {
-        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        let ended = Arc::new(Ended { numbers: Mutex::new(Vec::new()), wake });
-        Ok(Self { network, offer, mailboxes, nofile_limit, macs: Macs::new(), live: BTreeMap::new(), next: 0, ended })
+    /// None yet. Their guests are offered `offer`, and `mailboxes` are their workers'.
+    pub(super) fn new(id: NetworkId, network: String, offer: Offer, mailboxes: Vec<Arc<Mailbox>>) -> Self {
+        Self { id, network, offer, mailboxes, live: BTreeMap::new(), taken: HashSet::new() }
     }
 
     /// Whether one more port can be made. To be asked before a connection is taken: one that has to be dropped again is
     /// harder on a VMM than one that waits.
-    pub(super) fn room(&self) -> io::Result<()> {
+    pub(super) fn room(&self, common: &Common) -> io::Result<()> {
         if self.live.len() >= PORTS_MAX {
             return Err(io::Error::other(format!("the network has {PORTS_MAX} ports, the most there can be")));
         }
         // As accept(2) fails when none is left, and a little earlier: see `FDS_SPARE`.
-        if free_fds(self.ended_fd(), self.nofile_limit)? < FDS_PER_PORT + FDS_SPARE {
+        if free_fds(common.ended_fd(), common.nofile_limit)? < FDS_PER_PORT + FDS_SPARE {
             return Err(Errno::EMFILE.into());
         }
         Ok(())
     }
 
-    /// Makes a port of a connection and returns its number. `way_in` is for the log.
-    pub(super) fn attach(&mut self, stream: UnixStream, way_in: &str) -> io::Result<u32> {
-        let number = self.next;
+    /// Whether the way leads to a declared port that has a VM.
+    pub(super) fn is_taken(&self, way: &WayIn) -> bool {
+        way.port.as_ref().is_some_and(|port| self.taken.contains(&port.name))
+    }
+
+    /// Makes a port of a connection and returns its number.
+    pub(super) fn attach(&mut self, stream: UnixStream, way: &WayIn, common: &mut Common) -> io::Result<u32> {
+        let number = common.next;
         let next = number.checked_add(1).ok_or_else(|| io::Error::other("all port numbers are used up"))?;
-        let mut shared = PortShared::new(number, self.network.clone(), self.macs.of(number))?;
+        let mac = way.port.as_ref().and_then(|port| port.mac).map_or_else(|| common.macs.of(number), MacAddr::bytes);
+        let mut shared = PortShared::new(number, self.network.clone(), mac)?;
         shared.pairs_told = self.offer.pairs_told;
         let shared = Arc::new(shared);
-        let ended = self.ended.clone();
+        let (ended, id) = (common.ended.clone(), self.id);
         let worker = self.least_used_worker();
         let mailbox = PortMailbox::new(number, self.mailboxes[worker].clone());
-        let on_end = Box::new(move || ended.push(number));
+        let on_end = Box::new(move || ended.push(id, number));
         let session = session::spawn(stream, shared.clone(), mailbox, self.offer, on_end)?;
-        self.next = next;
-        self.live.insert(number, LivePort { shared, session, since: Instant::now(), worker });
-        tracing::info!(port = number, network = self.network.as_str(), "a VM has connected{way_in}");
+        common.next = next;
+        tracing::info!(port = number, network = self.network.as_str(), "a VM has connected{way}");
+        self.taken.extend(way.port.as_ref().map(|port| port.name.clone()));
+        let port = LivePort { shared, session, since: Instant::now(), worker, way: way.clone() };
+        self.live.insert(number, port);
         Ok(number)
     }
 
@@ -147,23 +188,23 @@ impl Ports {
         used.iter().enumerate().min_by_key(|&(_, ports)| ports).map_or(0, |(worker, _)| worker)
     }
 
-    /// Readable when [`Ports::take_ended`] has something to do.
-    pub(super) fn ended_fd(&self) -> BorrowedFd<'_> {
-        self.ended.wake.as_fd()
+    /// Ends the sessions of the ports whose way in is not to stay. They are forgotten when they have ended.
+    pub(super) fn end_unless(&self, stays: impl Fn(&WayIn) -> bool) {
+        self.live.values().filter(|port| !stays(&port.way)).for_each(|port| port.session.shutdown());
     }
 
-    /// Forgets the ports whose sessions have ended.
-    pub(super) fn take_ended(&mut self) -> Vec<EndedPort> {
-        let numbers = self.ended.take();
-        let forget = |number: u32| {
-            let port = self.live.remove(&number)?;
-            // It said that it had ended: this does not wait.
-            port.session.join();
-            let lasted = port.since.elapsed();
-            tracing::debug!(port = number, network = self.network.as_str(), "the port has ended");
-            Some(EndedPort { number, lasted, report: PortReport::new(number, true, &port.shared.counters) })
-        };
-        numbers.into_iter().filter_map(forget).collect()
+    /// Forgets a port whose session has ended.
+    pub(super) fn forget(&mut self, number: u32) -> Option<EndedPort> {
+        let port = self.live.remove(&number)?;
+        let report = port.report(true);
+        // It said that it had ended: this does not wait.
+        port.session.join();
+        if let Some(declared) = &port.way.port {
+            self.taken.remove(&declared.name);
+        }
+        let lasted = port.since.elapsed();
+        tracing::debug!(port = number, network = self.network.as_str(), "the port has ended");
+        Some(EndedPort { number, lasted, report })
     }
 
     /// Whether there are none.
@@ -173,6 +214,6 @@ impl Ports {
 
     /// The present figures of all ports, in the order of their numbers.
     pub(super) fn reports(&self) -> impl Iterator<Item = PortReport> + '_ {
-        self.live.iter().map(|(&number, port)| PortReport::new(number, false, &port.shared.counters))
+        self.live.values().map(|port| port.report(false))
     }
 }

@@ -1,5 +1,27 @@
 //! What the supervisor waits for.
 
+/// Which of the networks that have run in this process. Never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct NetworkId(u32);
+
+/// Bits of a token that a network's number has.
+const NETWORK_BITS: u32 = 24;
+/// Where they begin; below is the index of a listener.
+const NETWORK_SHIFT: u32 = 32;
+/// Where the kind of source begins.
+const KIND_SHIFT: u32 = NETWORK_SHIFT + NETWORK_BITS;
+
+impl NetworkId {
+    /// The first network.
+    pub(super) const FIRST: NetworkId = NetworkId(0);
+
+    /// The one after this. `None` when all are used up.
+    pub(super) fn next(self) -> Option<Self> {
+        let next = self.0 + 1;
+        (next >> NETWORK_BITS == 0).then_some(Self(next))
+    }
+}
+
 /// Everything that wakes the supervisor: the table of contents of its loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -9,9 +31,9 @@ pub(super) enum Source {
     SessionEnded,
     /// A worker has ended, and its ports' frames move no more: so must we end, for whoever started us to start us
     /// again.
-    WorkerEnded,
-    /// VMs wait to be accepted on the listener with this index. Not waited for while it is paused.
-    Listener(u32),
+    WorkerEnded(NetworkId),
+    /// VMs wait to be accepted on the listener with this number. Not waited for while it is paused.
+    Listener(NetworkId, u32),
     /// Listeners that were paused for want of descriptors may try again. Runs only while there are some.
     ResumeTimer,
     /// A VMM that was not there may be there now. Runs only while one is not.
@@ -23,33 +45,36 @@ pub(super) enum Source {
 impl Source {
     /// The source as epoll's user data.
     pub(super) fn token(self) -> u64 {
+        let token = |kind: u64, network: NetworkId, index: u32| {
+            kind << KIND_SHIFT | u64::from(network.0) << NETWORK_SHIFT | u64::from(index)
+        };
         match self {
-            Source::Signals => 0,
-            Source::SessionEnded => 1,
-            Source::ResumeTimer => 2,
-            Source::RetryTimer => 3,
-            Source::StatsTimer => 4,
-            Source::WorkerEnded => 5,
-            Source::Listener(index) => LISTENERS | u64::from(index),
+            Source::Signals => token(0, NetworkId::FIRST, 0),
+            Source::SessionEnded => token(1, NetworkId::FIRST, 0),
+            Source::ResumeTimer => token(2, NetworkId::FIRST, 0),
+            Source::RetryTimer => token(3, NetworkId::FIRST, 0),
+            Source::StatsTimer => token(4, NetworkId::FIRST, 0),
+            Source::WorkerEnded(network) => token(5, network, 0),
+            Source::Listener(network, index) => token(6, network, index),
         }
     }
 
     /// The source that has this token.
     pub(super) fn from_token(token: u64) -> Option<Self> {
-        match token {
-            0 => Some(Source::Signals),
-            1 => Some(Source::SessionEnded),
-            2 => Some(Source::ResumeTimer),
-            3 => Some(Source::RetryTimer),
-            4 => Some(Source::StatsTimer),
-            5 => Some(Source::WorkerEnded),
-            listener if listener & LISTENERS != 0 => u32::try_from(listener & !LISTENERS).ok().map(Source::Listener),
-            _ => None,
-        }
+        let network = NetworkId((token >> NETWORK_SHIFT) as u32 & ((1 << NETWORK_BITS) - 1));
+        let source = match token >> KIND_SHIFT {
+            0 => Source::Signals,
+            1 => Source::SessionEnded,
+            2 => Source::ResumeTimer,
+            3 => Source::RetryTimer,
+            4 => Source::StatsTimer,
+            5 => Source::WorkerEnded(network),
+            6 => Source::Listener(network, (token & u64::from(u32::MAX)) as u32),
+            _ => return None,
+        };
+        (source.token() == token).then_some(source)
     }
 }
-
-const LISTENERS: u64 = 1 << 32;
 
 #[cfg(test)]
 mod tests {
@@ -58,11 +83,19 @@ mod tests {
     #[test]
     fn tokens_are_unambiguous() {
         use Source::{Listener, ResumeTimer, RetryTimer, SessionEnded, Signals, StatsTimer, WorkerEnded};
-        let timers = [ResumeTimer, RetryTimer, StatsTimer];
-        for source in [Signals, SessionEnded, WorkerEnded, Listener(0), Listener(u32::MAX)].into_iter().chain(timers) {
+        let last = NetworkId((1 << NETWORK_BITS) - 1);
+        assert_eq!(last.next(), None);
+        let one = NetworkId::FIRST.next().unwrap();
+        let of_networks = [NetworkId::FIRST, one, last].into_iter().flat_map(|network| {
+            [WorkerEnded(network), Listener(network, 0), Listener(network, 1), Listener(network, u32::MAX)]
+        });
+        let mut seen = std::collections::HashSet::new();
+        for source in [Signals, SessionEnded, ResumeTimer, RetryTimer, StatsTimer].into_iter().chain(of_networks) {
             assert_eq!(Source::from_token(source.token()), Some(source));
+            assert!(seen.insert(source.token()), "{source:?}");
         }
-        assert_eq!(Source::from_token(6), None);
+        assert_eq!(Source::from_token(7 << KIND_SHIFT), None);
+        assert_eq!(Source::from_token(1), None);
         assert_eq!(Source::from_token(u64::MAX), None);
     }
 }

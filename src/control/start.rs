@@ -1,19 +1,22 @@
 //! From a configuration to a supervisor that is ready to run.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use super::hints::instructions;
+use super::hints::all_instructions;
 use super::listeners::Door;
+use super::running::Running;
+use super::source::NetworkId;
 use super::statistics::Statistics;
 use super::supervisor::Supervisor;
+use super::ways::WayIn;
 use super::{FDS_PER_PORT, FDS_SPARE};
-use crate::config::{Attachment, Config, Group, Listen, Network, Stats, StatsTarget};
+use crate::config::{Attachment, Config, Group, Internal, Listen, Mode, Network, Stats, StatsTarget};
 use crate::mode;
 use crate::sys::rlimit::raise_nofile;
 use crate::sys::signals::Signals;
@@ -33,8 +36,11 @@ pub enum StartError {
         /// Why.
         source: InheritError,
     },
+    /// A descriptor cannot be left to a process that runs.
+    #[error("descriptor {0} was not left to us when we started: a socket-path can be added while we run")]
+    NoDescriptor(RawFd),
     /// There is no such group.
-    #[error("there is no group '{0}': create it, or name another with --socket-group")]
+    #[error("there is no group '{0}': create it, or name another as socket-group")]
     NoGroup(String),
     /// The statistics cannot be written.
     #[error("cannot open {} for statistics: {source}", path.display())]
@@ -43,6 +49,16 @@ pub enum StartError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// This version cannot do what a network asks for.
+    #[error("network {network}: {what} are not there yet on networks of mode {mode}")]
+    NotThereYet {
+        /// The network's name.
+        network: String,
+        /// Its mode.
+        mode: &'static str,
+        /// What is missing.
+        what: &'static str,
     },
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
@@ -66,48 +82,78 @@ pub(super) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StartError {
     move |source| StartError::System { doing, source }
 }
 
-/// What our parent left us.
-#[derive(Debug, Default)]
-struct Inherited {
-    doors: Vec<Door>,
-    streams: Vec<(RawFd, UnixStream)>,
-}
+/// What our parent left us, by the descriptor's number.
+type Inherited = HashMap<RawFd, InheritedSocket>;
 
 /// Starts everything; what has been started is undone when something cannot be.
 pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
     // First of all: a descriptor that we open could get the number of one that our parent forgot to leave open.
-    let network = &config.network;
-    let inherited = inherit_all(network)?;
+    let mut inherited = inherit_all(&config.networks)?;
     let signals =
         Signals::block(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).map_err(failed("wait for signals"))?;
     let nofile_limit = raise_limit();
-    tracing::info!(network = network.name.as_str(), offloads = %network.offload, "{}", mode::summary(network));
-    let statistics = config.stats.as_ref().map(|stats| open_statistics(network, stats)).transpose()?;
+    let statistics = config.stats.as_ref().map(open_statistics).transpose()?;
     let mut supervisor =
-        Supervisor::new(network, signals, nofile_limit, statistics).map_err(failed("wait for events"))?;
-    for door in bind_all(network)?.into_iter().chain(inherited.doors) {
-        supervisor.add_door(door).map_err(failed("wait for VMs"))?;
-    }
-    for (number, stream) in inherited.streams {
-        supervisor.attach(stream, number).map_err(failed("make a port of the connection that --fd names"))?;
-    }
-    let connect_to = |a: &Attachment| if let Attachment::Connect(path) = a { Some(path.clone()) } else { None };
-    for path in config.network.attachments.iter().filter_map(connect_to) {
-        supervisor.add_client(path.as_path(), Instant::now());
+        Supervisor::new(config.clone(), signals, nofile_limit, statistics).map_err(failed("wait for events"))?;
+    for network in &config.networks {
+        let id = supervisor.new_id().map_err(failed("run one more network"))?;
+        let running = start_network(id, network)?;
+        supervisor.add(running).map_err(failed("wait for events"))?;
+        for way in WayIn::all(network) {
+            open(&mut supervisor, id, way, &mut inherited)?;
+        }
     }
     tell(config);
     Ok(supervisor)
 }
 
-fn inherit_all(network: &Network) -> Result<Inherited, StartError> {
-    let mut inherited = Inherited::default();
-    for attachment in &network.attachments {
-        let Attachment::Inherit(fd) = attachment else { continue };
-        let number = fd.number();
-        match inherit(number).map_err(|source| StartError::Inherit { number, source })? {
-            InheritedSocket::Listening(listener) => inherited.doors.push(Door::Inherited(listener)),
-            InheritedSocket::Connected(stream) => inherited.streams.push((number, stream)),
+/// What can be said of a network without starting it: whether this version can do what it asks for.
+pub(super) fn check_network(network: &Network) -> Result<(), StartError> {
+    if matches!(network.mode, Mode::Internal(Internal { services: None })) {
+        return Ok(());
+    }
+    let what = if network.services().is_some() { "addresses for guests" } else { "uplinks" };
+    Err(StartError::NotThereYet { network: network.name.to_string(), mode: network.mode.name(), what })
+}
+
+/// Starts one network: everything but the ways into it.
+///
+/// Whatever else a network is made of, its uplink and its services, begins here and nowhere else.
+pub(super) fn start_network(id: NetworkId, network: &Network) -> Result<Running, StartError> {
+    check_network(network)?;
+    tracing::info!(network = network.name.as_str(), offloads = %network.offload, "{}", mode::summary(network));
+    Running::new(id, network).map_err(failed("start workers"))
+}
+
+/// Opens one way into a network.
+fn open(supervisor: &mut Supervisor, id: NetworkId, way: WayIn, inherited: &mut Inherited) -> Result<(), StartError> {
+    let door = match &way.attachment {
+        Attachment::Connect(_) => {
+            if let Some(running) = supervisor.networks.get_mut(&id) {
+                running.clients.add(way, Instant::now());
+            }
+            return Ok(());
         }
+        Attachment::Listen(listen) => Door::Bound(bind(listen)?),
+        Attachment::Inherit(fd) => match inherited.remove(&fd.number()) {
+            Some(InheritedSocket::Listening(listener)) => Door::Inherited(listener),
+            Some(InheritedSocket::Connected(stream)) => {
+                let made = supervisor.attach(id, stream, &way);
+                return made.map_err(failed("make a port of the connection that --fd names"));
+            }
+            None => return Ok(()),
+        },
+    };
+    supervisor.add_door(id, door, way).map_err(failed("wait for VMs"))
+}
+
+fn inherit_all(networks: &[Network]) -> Result<Inherited, StartError> {
+    let mut inherited = Inherited::new();
+    for way in networks.iter().flat_map(WayIn::all) {
+        let Attachment::Inherit(fd) = way.attachment else { continue };
+        let number = fd.number();
+        let socket = inherit(number).map_err(|source| StartError::Inherit { number, source })?;
+        inherited.insert(number, socket);
     }
     Ok(inherited)
 }
@@ -127,15 +173,11 @@ fn raise_limit() -> u64 {
     }
 }
 
-fn bind_all(network: &Network) -> Result<Vec<Door>, StartError> {
-    let mut doors = Vec::new();
-    for attachment in &network.attachments {
-        if let Attachment::Listen(Listen { path, mode, group }) = attachment {
-            let gid = group.as_ref().map(find_group).transpose()?;
-            doors.push(Door::Bound(BoundSocket::bind(path.as_path(), mode.bits(), gid)?));
-        }
-    }
-    Ok(doors)
+/// Makes a socket to listen on.
+pub(super) fn bind(listen: &Listen) -> Result<BoundSocket, StartError> {
+    let Listen { path, mode, group } = listen;
+    let gid = group.as_ref().map(find_group).transpose()?;
+    Ok(BoundSocket::bind(path.as_path(), mode.bits(), gid)?)
 }
 
 fn find_group(group: &Group) -> Result<u32, StartError> {
@@ -148,8 +190,8 @@ fn find_group(group: &Group) -> Result<u32, StartError> {
     }
 }
 
-fn open_statistics(network: &Network, stats: &Stats) -> Result<Statistics, StartError> {
-    Statistics::start(network.name.clone(), stats).map_err(|source| {
+fn open_statistics(stats: &Stats) -> Result<Statistics, StartError> {
+    Statistics::start(stats).map_err(|source| {
         let path = match &stats.target {
             StatsTarget::Stdout => PathBuf::from("-"),
             StatsTarget::File(path) => path.clone(),
@@ -160,7 +202,7 @@ fn open_statistics(network: &Network, stats: &Stats) -> Result<Statistics, Start
 
 /// Prints how to attach VMs: to the standard output, unless statistics go there.
 fn tell(config: &Config) {
-    let text = instructions(&config.network);
+    let text = all_instructions(&config.networks);
     let to_stdout = !matches!(config.stats, Some(Stats { target: StatsTarget::Stdout, .. }));
     // Nobody may be reading, and that is no reason not to run.
     let _ = if to_stdout {

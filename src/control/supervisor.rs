@@ -1,80 +1,66 @@
 //! The supervisor's loop.
 
-use std::hash::{BuildHasher, RandomState};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use super::RESUME_AFTER;
-use super::clients::Clients;
-use super::listeners::{Door, Listeners};
-use super::ports::Ports;
-use super::source::Source;
+use super::listeners::Door;
+use super::ports::Common;
+use super::running::Running;
+use super::source::{NetworkId, Source};
 use super::start::{StartError, failed};
-use super::statistics::Statistics;
+use super::statistics::{ENDED_PORTS_MAX, Statistics};
 use super::timer::Timer;
-use crate::config::Network;
+use super::ways::WayIn;
+use crate::config::Config;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::signals::Signals;
-use crate::sys::socket::connect_now;
-use crate::vhost::features::Offer;
-use crate::worker::{self, Worker, WorkerHandle};
+use crate::worker::WorkerHandle;
 
 /// Everything that the main thread owns.
 #[derive(Debug)]
 pub(super) struct Supervisor {
-    poller: Poller,
+    /// What the user asked for.
+    pub(super) config: Config,
+    pub(super) poller: Poller,
     signals: Signals,
-    listeners: Listeners,
-    clients: Clients,
-    ports: Ports,
-    workers: Vec<WorkerHandle>,
+    /// Those that run, and those that are leaving.
+    pub(super) networks: BTreeMap<NetworkId, Running>,
+    /// The id of the next network; none when all are used up.
+    next_id: Option<NetworkId>,
+    common: Common,
     resume: Timer,
     retry: Timer,
     statistics: Option<Statistics>,
 }
 
 impl Supervisor {
-    /// A supervisor of a network that has no way in yet.
+    /// A supervisor of no network yet.
     pub(super) fn new(
-        network: &Network,
+        config: Config,
         signals: Signals,
         nofile_limit: u64,
-        mut statistics: Option<Statistics>,
+        statistics: Option<Statistics>,
     ) -> io::Result<Self> {
-        // The table's order must not be known to guests, who choose the addresses in it.
-        let seed = RandomState::new().hash_one("addresses");
-        let segment = worker::Network::new(seed);
-        let workers: io::Result<Vec<WorkerHandle>> = (0..network.workers.get())
-            .map(|number| Worker::new(segment.clone())?.spawn(&format!("worker-{number}")))
-            .collect();
-        let workers = workers?;
-        if let Some(statistics) = &mut statistics {
-            statistics.observe(workers.iter().map(|worker| worker.counters().clone()).collect());
-        }
-        let mailboxes = workers.iter().map(WorkerHandle::mailbox).collect();
-        let ports = Ports::new(network.name.clone(), Offer::to_guests_of(network), mailboxes, nofile_limit)?;
         let supervisor = Self {
+            config,
             poller: Poller::new()?,
             signals,
-            listeners: Listeners::default(),
-            clients: Clients::default(),
-            ports,
-            workers,
+            networks: BTreeMap::new(),
+            next_id: Some(NetworkId::FIRST),
+            common: Common::new(nofile_limit)?,
             resume: Timer::new()?,
             retry: Timer::new()?,
             statistics,
         };
         supervisor.watch(&supervisor.signals, Source::Signals)?;
-        supervisor.watch(supervisor.ports.ended_fd(), Source::SessionEnded)?;
-        for worker in &supervisor.workers {
-            supervisor.watch(worker.ended_fd(), Source::WorkerEnded)?;
-        }
+        supervisor.watch(supervisor.common.ended_fd(), Source::SessionEnded)?;
         supervisor.watch(&supervisor.resume, Source::ResumeTimer)?;
         supervisor.watch(&supervisor.retry, Source::RetryTimer)?;
         if let Some(statistics) = &supervisor.statistics {
@@ -87,19 +73,30 @@ impl Supervisor {
         self.poller.add(fd, Trigger::Level, source.token())
     }
 
-    /// Adds a socket on which VMs connect.
-    pub(super) fn add_door(&mut self, door: Door) -> io::Result<()> {
-        self.listeners.add(door, &self.poller)
+    /// An id for one more network.
+    pub(super) fn new_id(&mut self) -> io::Result<NetworkId> {
+        let id = self.next_id.ok_or_else(|| io::Error::other("all numbers of networks are used up"))?;
+        self.next_id = id.next();
+        Ok(id)
     }
 
-    /// Adds a VMM that listens.
-    pub(super) fn add_client(&mut self, path: &Path, now: Instant) {
-        self.clients.add(path, now);
+    /// Adds a network.
+    pub(super) fn add(&mut self, running: Running) -> io::Result<()> {
+        running.watch(&self.poller)?;
+        self.networks.insert(running.id, running);
+        Ok(())
     }
 
-    /// Adds the connection that was left to us as the descriptor `number`.
-    pub(super) fn attach(&mut self, stream: UnixStream, number: RawFd) -> io::Result<()> {
-        self.ports.attach(stream, &format!(" on descriptor {number}")).map(|_| ())
+    /// Adds a way into a network: a socket on which VMs connect.
+    pub(super) fn add_door(&mut self, id: NetworkId, door: Door, way: WayIn) -> io::Result<()> {
+        let Some(running) = self.networks.get_mut(&id) else { return Ok(()) };
+        running.listeners.add(door, way, &self.poller, &running.ports)
+    }
+
+    /// Adds a connection that was left to us.
+    pub(super) fn attach(&mut self, id: NetworkId, stream: UnixStream, way: &WayIn) -> io::Result<()> {
+        let Some(running) = self.networks.get_mut(&id) else { return Ok(()) };
+        running.ports.attach(stream, way, &mut self.common).map(|_| ())
     }
 
     /// Runs until a signal comes or nothing is left to wait for, and ends everything.
@@ -126,12 +123,20 @@ impl Supervisor {
         match source {
             Source::Signals => return self.take_signals(),
             Source::SessionEnded => return self.take_ended(),
-            Source::WorkerEnded => return Err(io::Error::other("a worker has ended by itself; this is a bug")),
-            Source::Listener(index) => self.accept(index)?,
+            // Of one that has left meanwhile, that is as it should be.
+            Source::WorkerEnded(id) if self.networks.get(&id).is_some_and(|running| !running.is_leaving()) => {
+                return Err(io::Error::other("a worker has ended by itself; this is a bug"));
+            }
+            Source::WorkerEnded(_) => {}
+            Source::Listener(id, listener) => {
+                if let Some(running) = self.networks.get_mut(&id) {
+                    running.accept(listener, &self.poller, &mut self.common);
+                }
+                self.rest_paused()?;
+            }
             Source::ResumeTimer => {
                 self.resume.take()?;
-                self.listeners.resume(&self.poller);
-                self.rest_paused()?;
+                self.resume_listeners()?;
             }
             Source::RetryTimer => {
                 self.retry.take()?;
@@ -139,7 +144,8 @@ impl Supervisor {
             }
             Source::StatsTimer => {
                 if let Some(statistics) = &mut self.statistics {
-                    statistics.due(&self.ports)?;
+                    statistics.take_timer()?;
+                    statistics.write(self.networks.values_mut().filter(|running| !running.is_leaving()));
                 }
             }
         }
@@ -149,7 +155,7 @@ impl Supervisor {
     fn take_signals(&mut self) -> io::Result<ControlFlow<()>> {
         while let Some(signal) = self.signals.take()? {
             match signal {
-                Signal::SIGHUP => tracing::info!("SIGHUP: there is no configuration file to read again; ignored"),
+                Signal::SIGHUP => self.reload()?,
                 signal => {
                     tracing::info!(%signal, "ending");
                     return Ok(ControlFlow::Break(()));
@@ -161,47 +167,69 @@ impl Supervisor {
 
     fn take_ended(&mut self) -> io::Result<ControlFlow<()>> {
         let now = Instant::now();
-        for port in self.ports.take_ended() {
-            self.clients.ended(port.number, port.lasted, now);
-            if let Some(statistics) = &mut self.statistics {
-                statistics.ended(&port, &self.ports);
+        for (id, number) in self.common.take_ended() {
+            let Some(running) = self.networks.get_mut(&id) else { continue };
+            running.forget(number, now);
+            match &mut self.statistics {
+                Some(statistics) if running.figures_waiting() >= ENDED_PORTS_MAX => {
+                    statistics.write(std::iter::once(running));
+                }
+                Some(_) => {}
+                None => running.drop_figures(),
             }
+            self.forget_if_gone(id);
         }
-        self.listeners.resume(&self.poller);
-        self.rest_paused()?;
-        self.set_retry(now)?;
-        if self.ports.is_empty() && self.listeners.is_empty() && self.clients.is_empty() {
+        self.resume_listeners()?;
+        // Those that were held for a port that is free now are due at once.
+        self.try_clients()?;
+        if self.networks.values().all(Running::is_deserted) {
             tracing::info!("the last VM has gone and no other can come: ending");
             return Ok(ControlFlow::Break(()));
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    fn accept(&mut self, index: u32) -> io::Result<()> {
-        self.listeners.accept(index, &self.poller, &mut self.ports);
+    fn resume_listeners(&mut self) -> io::Result<()> {
+        for running in self.networks.values_mut() {
+            running.listeners.resume(&self.poller, &running.ports);
+        }
         self.rest_paused()
     }
 
-    /// Has the timer run while a listener is paused.
+    /// Has the timer run while a listener is paused because something was short.
     fn rest_paused(&self) -> io::Result<()> {
-        if self.listeners.any_paused() { self.resume.once(RESUME_AFTER) } else { self.resume.stop() }
+        let any_short = self.networks.values().any(|running| running.listeners.any_short());
+        if any_short { self.resume.once(RESUME_AFTER) } else { self.resume.stop() }
     }
 
-    fn try_clients(&mut self) -> io::Result<()> {
-        let ports = &mut self.ports;
+    /// Tries to reach the VMMs that listen, where the moment has come. Has the timer run while one is not connected.
+    pub(super) fn try_clients(&mut self) -> io::Result<()> {
         let now = Instant::now();
-        self.clients.try_due(now, |path| {
-            ports.room()?;
-            ports.attach(connect_now(path)?, &format!(" at {}", path.display()))
-        });
-        self.set_retry(now)
-    }
-
-    /// Has the timer run while a VMM is not connected.
-    fn set_retry(&self, now: Instant) -> io::Result<()> {
-        match self.clients.next_attempt() {
+        for running in self.networks.values_mut() {
+            running.try_clients(now, &mut self.common);
+        }
+        match self.networks.values().filter_map(|running| running.clients.next_attempt()).min() {
             Some(at) => self.retry.once(at.saturating_duration_since(now)),
             None => self.retry.stop(),
+        }
+    }
+
+    /// Has a network leave, and returns its sockets.
+    pub(super) fn leave(&mut self, id: NetworkId) -> Vec<(WayIn, Door)> {
+        let Some(running) = self.networks.get_mut(&id) else { return Vec::new() };
+        let doors = running.leave(&self.poller);
+        self.forget_if_gone(id);
+        doors
+    }
+
+    /// Forgets a network that has left and whose last session has ended, with a last line of statistics.
+    fn forget_if_gone(&mut self, id: NetworkId) {
+        let is_gone = |running: &Running| running.is_leaving() && running.is_deserted();
+        if !self.networks.get(&id).is_some_and(is_gone) {
+            return;
+        }
+        if let (Some(mut running), Some(statistics)) = (self.networks.remove(&id), &mut self.statistics) {
+            statistics.write(std::iter::once(&mut running));
         }
     }
 
@@ -209,11 +237,12 @@ impl Supervisor {
     /// connections close. That is left to the end of the process: to wake a thousand sessions for it takes longer, and
     /// nothing of theirs outlives the process.
     fn finish(self) {
-        let Self { listeners, ports, workers, statistics, .. } = self;
-        drop(listeners);
+        let Self { mut networks, poller, statistics, .. } = self;
+        let workers = networks.values_mut().flat_map(|running| running.close_for_good(&poller)).collect();
         WorkerHandle::stop_all(workers);
-        if let Some(statistics) = statistics {
-            statistics.finish(&ports);
+        if let Some(mut statistics) = statistics {
+            statistics.write(networks.values_mut());
+            statistics.finish();
         }
     }
 }

@@ -20,7 +20,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::{Counter, PortCounters, WorkerCounters};
 
-/// Lines that wait while the reader is slow.
+/// Lines, each with those of all networks at the same moment, that wait while the reader is slow.
 pub const LINES_WAITING_MAX: usize = 8;
 /// How long the end of the process waits for the reader.
 pub const FLUSH_MAX: Duration = Duration::from_millis(30);
@@ -75,6 +75,8 @@ impl WorkerReport {
 pub struct PortReport {
     /// The port's number.
     pub port: u32,
+    /// The name under which it was declared, if it was.
+    pub name: Option<String>,
     /// Whether it has ended, so that these are its last figures.
     pub ended: bool,
     values: [u64; Counter::ALL.len()],
@@ -82,12 +84,12 @@ pub struct PortReport {
 
 impl PortReport {
     /// Reads the counters of the port with this number.
-    pub fn new(port: u32, ended: bool, counters: &PortCounters) -> Self {
+    pub fn new(port: u32, name: Option<String>, ended: bool, counters: &PortCounters) -> Self {
         let mut values = [0; Counter::ALL.len()];
         for (value, &counter) in values.iter_mut().zip(Counter::ALL) {
             *value = counters.get(counter);
         }
-        Self { port, ended, values }
+        Self { port, name, ended, values }
     }
 }
 
@@ -95,6 +97,9 @@ impl Serialize for PortReport {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("port", &self.port)?;
+        if let Some(name) = &self.name {
+            map.serialize_entry("name", name)?;
+        }
         if self.ended {
             map.serialize_entry("ended", &true)?;
         }
@@ -137,14 +142,17 @@ impl Exporter {
         Ok(Self { lines, done, behind: false })
     }
 
-    /// Hands a line to the thread. Never waits.
-    pub fn write(&mut self, report: &Report<'_>) {
-        let mut line = match serde_json::to_string(report) {
-            Ok(line) => line,
-            Err(error) => return tracing::error!(%error, "statistics cannot be written as JSON"),
-        };
-        line.push('\n');
-        match self.lines.try_send(line) {
+    /// Hands lines to the thread, all or none. Never waits.
+    pub fn write(&mut self, reports: &[Report<'_>]) {
+        let mut lines = String::new();
+        for report in reports {
+            match serde_json::to_string(report) {
+                Ok(line) => lines.push_str(&line),
+                Err(error) => return tracing::error!(%error, "statistics cannot be written as JSON"),
+            }
+            lines.push('\n');
+        }
+        match self.lines.try_send(lines) {
             Ok(()) => self.behind = false,
             Err(TrySendError::Full(_)) if !self.behind => {
                 self.behind = true;
@@ -223,7 +231,7 @@ mod tests {
         let worker = WorkerCounters::default();
         WorkerCounters::add(&worker.busy_ns, 250);
         let workers = vec![WorkerReport::new(1, &worker)];
-        Report { time: 1.5, network: "lab", workers, ports: vec![PortReport::new(port, true, &counters)] }
+        Report { time: 1.5, network: "lab", workers, ports: vec![PortReport::new(port, None, true, &counters)] }
     }
 
     fn pipe() -> (File, File) {
@@ -235,7 +243,7 @@ mod tests {
     fn a_line_is_one_object_with_every_counter() {
         let (read, write) = pipe();
         let mut exporter = Exporter::start("pipe".into(), write).unwrap();
-        exporter.write(&report(3));
+        exporter.write(&[report(3)]);
         exporter.finish();
         let mut text = String::new();
         BufReader::new(read).read_to_string(&mut text).unwrap();
@@ -259,7 +267,7 @@ mod tests {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let mut exporter = Exporter::start("full".into(), full).unwrap();
         for port in 0..100 {
-            exporter.write(&report(port));
+            exporter.write(&[report(port)]);
         }
         exporter.finish();
     }
@@ -270,7 +278,7 @@ mod tests {
         let mut exporter = Exporter::start("pipe".into(), write).unwrap();
         // Far more than a pipe and the queue hold: the writer thread is stuck, and we are not.
         let was_behind = (0..1000).fold(false, |behind, port| {
-            exporter.write(&report(port));
+            exporter.write(&[report(port)]);
             behind || exporter.behind
         });
         assert!(was_behind);

@@ -65,6 +65,26 @@ impl Daemon {
         Self::launch(command, &[], false)
     }
 
+    /// A daemon of a configuration file, in which `DIR` is its folder. Ready once `socket` is there.
+    pub(crate) fn of_file(text: &str, socket: &str) -> Self {
+        let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
+        let file = folder.path().join("guestwire.toml");
+        fs::write(&file, text.replace("DIR", &folder.path().display().to_string())).expect("a file");
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "--config"]).arg(file);
+        Self::spawn(command, folder, socket)
+    }
+
+    /// Replaces the file, has it read again, and waits until that is done: until a log line says `done`.
+    pub(crate) fn reload(&self, text: &str, done: &str) {
+        let count = || self.log().iter().filter(|line| line.contains(done)).count();
+        let before = count();
+        let file = self.folder.path().join("guestwire.toml");
+        fs::write(file, text.replace("DIR", &self.folder.path().display().to_string())).expect("a file");
+        kill(self.pid(), Signal::SIGHUP).expect("our child");
+        until(&format!("a line with {done:?}; the log: {:#?}", self.log()), || count() > before);
+    }
+
     fn launch(mut command: Command, arguments: &[&str], statistics: bool) -> Self {
         let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
         command.arg("internal").arg("--socket-path").arg(folder.path().join("net.sock")).args(arguments);
@@ -73,6 +93,10 @@ impl Daemon {
         if statistics {
             command.arg("--stats").arg(folder.path().join("stats"));
         }
+        Self::spawn(command, folder, "net.sock")
+    }
+
+    fn spawn(mut command: Command, folder: TempDir, socket: &str) -> Self {
         let mut child = command
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -89,12 +113,17 @@ impl Daemon {
         });
         let daemon = Self { child, folder, log };
         // It is bound under another name and moved there once it accepts.
-        until("the socket", || daemon.socket().exists());
+        until("the socket", || daemon.path(socket).exists());
         daemon
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.path().join("net.sock")
+        self.path("net.sock")
+    }
+
+    /// A name in its folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     pub(crate) fn pid(&self) -> Pid {

@@ -15,6 +15,7 @@ mod hostile_rings;
 mod kinds;
 mod lengths;
 mod memory;
+mod networks;
 mod offloads;
 mod order;
 mod packet;

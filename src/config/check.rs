@@ -1,0 +1,287 @@
+//! What is wrong with a configuration as a whole, and where.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf, absolute};
+
+use super::{
+    ATTACHMENTS_MAX, Attachment, Bridged, Config, DNS_MAX, DeclaredPort, Dhcp, Holder, Mode, NETWORKS_MAX, Network,
+    Problem, Services, Subnet6, TapSource, Via,
+};
+
+/// What a problem is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The network, counted from 0.
+    pub network: usize,
+    /// Its declared port, counted from 0, if it is about one.
+    pub port: Option<usize>,
+    /// Which of the things that are said there.
+    pub field: Field,
+}
+
+/// One of the things that can be said about a network or a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// Everything together.
+    Whole,
+    /// The name.
+    Name,
+    /// A way in, counted from 0.
+    Attachment(usize),
+    /// The MAC address of a port.
+    Mac,
+    /// The IP address of a port.
+    Ip,
+    /// What the network is connected with: the tap, the NIC or the bridge.
+    Uplink,
+    /// Whether guests share a MAC address.
+    MacNat,
+    /// The subnet.
+    Subnet,
+    /// The subnet of IPv6.
+    Subnet6,
+    /// The range of addresses for guests.
+    Range,
+    /// The name servers.
+    Dns,
+    /// The search domains.
+    Search,
+    /// The file of leases.
+    Leases,
+    /// The address of a reservation, counted from 0.
+    ReservedIp(usize),
+    /// The holder of a reservation, counted from 0.
+    Holder(usize),
+}
+
+/// What must be there only once in the whole configuration.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Unique {
+    Socket(PathBuf),
+    Descriptor(RawFd),
+    Network(String),
+    Interface(String),
+    Subnet6(Subnet6),
+    LeaseFile(PathBuf),
+}
+
+/// What must be there only once in a network.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum UniqueInNetwork {
+    Port(String),
+    Ip(Ipv4Addr),
+    Holder(Holder),
+}
+
+/// Collects what is wrong.
+#[derive(Debug, Default)]
+struct Findings {
+    found: Vec<(Place, Problem)>,
+    seen: HashMap<Unique, ()>,
+    /// Of the network that is being looked at.
+    seen_here: HashMap<UniqueInNetwork, ()>,
+}
+
+/// Whether this is the first time.
+fn is_first<K: Eq + Hash>(seen: &mut HashMap<K, ()>, key: K) -> bool {
+    seen.insert(key, ()).is_none()
+}
+
+impl Config {
+    /// What is wrong with the configuration as a whole: every problem, not only the first, in the order of the
+    /// networks.
+    pub fn problems(&self) -> Vec<(Place, Problem)> {
+        let mut findings = Findings::default();
+        if self.networks.len() > NETWORKS_MAX {
+            let text = format!("{} networks and at most {NETWORKS_MAX} can be", self.networks.len());
+            findings.add(Place { network: NETWORKS_MAX, port: None, field: Field::Whole }, text);
+        }
+        for (index, network) in self.networks.iter().enumerate() {
+            findings.look_at(index, network);
+            let Some(services) = network.services() else { continue };
+            let earlier = self.networks[..index].iter().find_map(|earlier| {
+                let theirs = earlier.services()?;
+                theirs.subnet.overlaps(services.subnet).then_some((earlier, theirs.subnet))
+            });
+            if let Some((earlier, theirs)) = earlier {
+                let (ours, name) = (services.subnet, &earlier.name);
+                let text = format!("{ours} overlaps with {theirs} of the network '{name}': choose another subnet");
+                findings.add(at(index, Field::Subnet), text);
+            }
+        }
+        findings.found
+    }
+}
+
+fn at(network: usize, field: Field) -> Place {
+    Place { network, port: None, field }
+}
+
+impl Findings {
+    fn add(&mut self, place: Place, text: impl Into<String>) {
+        self.found.push((place, Problem(text.into())));
+    }
+
+    fn once(&mut self, place: Place, key: Unique, text: impl FnOnce() -> String) {
+        if !is_first(&mut self.seen, key) {
+            self.add(place, text());
+        }
+    }
+
+    fn once_here(&mut self, place: Place, key: UniqueInNetwork, text: impl FnOnce() -> String) {
+        if !is_first(&mut self.seen_here, key) {
+            self.add(place, text());
+        }
+    }
+
+    fn look_at(&mut self, index: usize, network: &Network) {
+        self.seen_here.clear();
+        let name = &network.name;
+        self.once(at(index, Field::Name), Unique::Network(name.to_string()), || {
+            format!("the network '{name}' is there twice: give each a name of its own")
+        });
+        self.look_at_ways_in(index, network);
+        self.look_at_uplink(index, network);
+        if let Some(services) = network.services() {
+            self.look_at_services(index, services);
+        }
+        for (number, port) in network.ports.iter().enumerate() {
+            self.look_at_port(Place { network: index, port: Some(number), field: Field::Whole }, port, network);
+        }
+    }
+
+    fn look_at_ways_in(&mut self, index: usize, network: &Network) {
+        if network.attachments.is_empty() && network.ports.is_empty() {
+            let ways = "add socket-path (VMs connect to us), connect (we connect to them) or fd";
+            self.add(at(index, Field::Whole), format!("no way in for VMs: {ways}"));
+        }
+        let of_ports = network.ports.iter().map(|port| port.attachments.len());
+        let count = network.attachments.len() + of_ports.sum::<usize>();
+        if count > ATTACHMENTS_MAX {
+            let text = format!("{count} ways in for VMs and at most {ATTACHMENTS_MAX} can be: name fewer");
+            self.add(at(index, Field::Whole), text);
+        }
+        self.look_at_attachments(at(index, Field::Whole), &network.attachments);
+    }
+
+    fn look_at_attachments(&mut self, place: Place, attachments: &[Attachment]) {
+        for (i, attachment) in attachments.iter().enumerate() {
+            let key = match attachment {
+                Attachment::Inherit(fd) => Unique::Descriptor(fd.number()),
+                Attachment::Listen(listen) => Unique::Socket(whole(listen.path.as_path())),
+                Attachment::Connect(path) => Unique::Socket(whole(path.as_path())),
+            };
+            let place = Place { field: Field::Attachment(i), ..place };
+            self.once(place, key, || format!("{attachment} is named twice: name it once"));
+        }
+    }
+
+    fn look_at_uplink(&mut self, index: usize, network: &Network) {
+        let place = at(index, Field::Uplink);
+        let tap = match &network.mode {
+            Mode::Internal(_) => return,
+            Mode::HostOnly(host_only) => Some(&host_only.tap),
+            Mode::Bridged(Bridged { via, mac_nat }) => {
+                if *mac_nat && !matches!(via, Via::Nic(_)) {
+                    let text = "guests share the MAC address of a NIC: leave mac-nat out, or say which nic";
+                    self.add(at(index, Field::MacNat), text);
+                }
+                match via {
+                    Via::Nic(_) => None,
+                    Via::Bridge(_) => Some(&TapSource::Auto),
+                    Via::Tap(tap) => Some(tap),
+                }
+            }
+        };
+        let Some(tap) = tap else { return };
+        if let TapSource::Inherit(fd) = tap {
+            let key = Unique::Descriptor(fd.number());
+            self.once(place, key, || format!("descriptor {} is named twice: name it once", fd.number()));
+        }
+        if let Some(device) = tap.name(&network.name) {
+            self.once(place, Unique::Interface(device.to_string()), || match tap {
+                TapSource::Auto => format!("the tap {device} would be another network's too: rename this network"),
+                _ => format!("the tap {device} is another network's too: name one that is not"),
+            });
+        }
+    }
+
+    fn look_at_services(&mut self, index: usize, services: &Services) {
+        if let Some(subnet6) = services.subnet6 {
+            self.once(at(index, Field::Subnet6), Unique::Subnet6(subnet6), || {
+                format!("{subnet6} is another network's too: choose another subnet")
+            });
+        }
+        let Some(dhcp) = &services.dhcp else { return };
+        let Services { subnet, .. } = services;
+        let Dhcp { range, leases, .. } = dhcp;
+        if !subnet.is_for_guests(range.first()) || !subnet.is_for_guests(range.last()) {
+            let (first, last) = (subnet.first(), subnet.last());
+            let text = format!("{range} is not within the addresses that {subnet} has for guests: {first}-{last}");
+            self.add(at(index, Field::Range), text);
+        }
+        let lists =
+            [(Field::Dns, dhcp.dns.len(), "name servers"), (Field::Search, dhcp.search.len(), "search domains")];
+        for (field, _, what) in lists.into_iter().filter(|(_, count, _)| *count > DNS_MAX) {
+            self.add(at(index, field), format!("at most {DNS_MAX} {what} can be told to guests: name fewer"));
+        }
+        if let Some(path) = leases {
+            let key = Unique::LeaseFile(whole(path));
+            self.once(at(index, Field::Leases), key, || {
+                format!("{} keeps another network's leases too: give each its own file", path.display())
+            });
+        }
+        for (i, reservation) in dhcp.reservations.iter().enumerate() {
+            let holder = &reservation.holder;
+            self.look_at_ip(at(index, Field::ReservedIp(i)), reservation.ip, services);
+            self.once_here(at(index, Field::Holder(i)), UniqueInNetwork::Holder(holder.clone()), || {
+                format!("{holder} has a reservation already: give each one address")
+            });
+        }
+    }
+
+    fn look_at_ip(&mut self, place: Place, ip: Ipv4Addr, services: &Services) {
+        let subnet = services.subnet;
+        if !subnet.is_for_guests(ip) {
+            let (first, last) = (subnet.first(), subnet.last());
+            self.add(place, format!("{ip} is not one of the addresses that {subnet} has for guests: {first}-{last}"));
+        }
+        let key = UniqueInNetwork::Ip(ip);
+        self.once_here(place, key, || format!("{ip} is kept for another guest already: choose another"));
+    }
+
+    fn look_at_port(&mut self, place: Place, port: &DeclaredPort, network: &Network) {
+        let about = |field| Place { field, ..place };
+        let name = &port.name;
+        self.once_here(about(Field::Name), UniqueInNetwork::Port(name.to_string()), || {
+            format!("the port '{name}' is there twice: give each a name of its own")
+        });
+        if port.attachments.is_empty() {
+            self.add(place, "no way in for the VM: add socket-path, connect or fd");
+        }
+        self.look_at_attachments(place, &port.attachments);
+        if let Some(mac) = port.mac {
+            self.once_here(about(Field::Mac), UniqueInNetwork::Holder(Holder::Mac(mac)), || {
+                format!("{mac} is another port's, or has a reservation: give each port its own, and say ip here")
+            });
+        }
+        let Some(ip) = port.ip else { return };
+        if port.mac.is_none() {
+            self.add(about(Field::Ip), "an ip is given by DHCP, which knows the guest by its MAC address: add mac");
+        }
+        match network.services().filter(|services| services.dhcp.is_some()) {
+            Some(services) => self.look_at_ip(about(Field::Ip), ip, services),
+            None => {
+                self.add(about(Field::Ip), "an ip is given by DHCP, and this network has none of ours: leave it out")
+            }
+        }
+    }
+}
+
+/// The same path, whether or not the present directory is spelt out.
+fn whole(path: &Path) -> PathBuf {
+    absolute(path).unwrap_or_else(|_| path.to_owned())
+}
