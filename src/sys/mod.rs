@@ -8,3 +8,4 @@ pub mod rlimit;
 pub mod sigbus;
 pub mod signals;
 pub mod socket;
+pub mod uio;
