@@ -6,8 +6,6 @@
 //!
 //! The network sees an uplink as a port, and counts so: `tx_` is what comes from the uplink, `rx_` what it is given.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the devices come next"))]
-
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -18,6 +16,10 @@ use crate::ring::{Bytes, FRAME_LEN_MAX};
 
 #[cfg(test)]
 pub(crate) mod loopback;
+pub mod subnet;
+mod tap;
+
+pub use tap::{Tap, TapError};
 
 /// Bytes before a frame in a [`FrameBuffer`]: its virtio-net header, and room for a VLAN tag that is put back.
 const HEADROOM: usize = VNET_HEADER_LEN + VLAN_TAG_LEN;
