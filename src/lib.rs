@@ -15,6 +15,7 @@
 //! * [`ring`]: a guest's rings as raw memory that nobody trusts (one of the two rooms with `unsafe`)
 //! * [`frame`]: Ethernet, the virtio-net header, checksums, segmentation: views over bytes
 //! * [`switch`]: where a frame goes: pure, without descriptors, clocks or sockets
+//! * [`uplink`]: the way out of a network: a tap device, a raw NIC
 //! * [`mode`]: what a network is made of
 //! * [`metrics`]: one counter for every way in which a frame can end
 //! * [`sys`]: thin wrappers of system calls (the other room with `unsafe`)
@@ -30,5 +31,6 @@ pub mod mode;
 pub mod ring;
 pub mod switch;
 pub mod sys;
+pub mod uplink;
 pub mod vhost;
 pub mod worker;

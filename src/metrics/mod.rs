@@ -83,6 +83,8 @@ counters! {
     DropTxAlone => "drop_tx_alone",
     /// Sent frames dropped: the ring they were sent on is disabled, or the port is on its way out.
     DropTxDisabled => "drop_tx_disabled",
+    /// Frames from the uplink dropped: the kernel had more of them than fits, or than it could express.
+    DropTxTruncated => "drop_tx_truncated",
 
     /// Frames for the guest dropped: it has no receive queue that is running and enabled.
     DropRxNotReady => "drop_rx_not_ready",
@@ -92,8 +94,14 @@ counters! {
     DropRxTooBig => "drop_rx_too_big",
     /// Frames for the guest dropped: the guest's receive mode, MAC table or VLAN table refuses them.
     DropRxFiltered => "drop_rx_filtered",
-    /// Frames for the guest dropped: its memory or its ring failed while they were being copied.
+    /// Frames for the guest dropped: memory or a ring failed while they were being copied, its own or the sender's.
     DropRxFault => "drop_rx_fault",
+    /// Frames for the uplink dropped: the kernel's queue was full, or it had no memory.
+    DropRxQueueFull => "drop_rx_queue_full",
+    /// Frames for the uplink dropped: the device was down or away.
+    DropRxDown => "drop_rx_down",
+    /// Frames for the uplink dropped: the kernel refused them, most often since the device's MTU is smaller.
+    DropRxRefused => "drop_rx_refused",
 
     /// Rings stopped because the guest broke the rules of the ring.
     RingErrors => "ring_errors",
@@ -113,10 +121,16 @@ counters! {
 
 /// Counters with one writer at a time. Aligned so that two writers share no cache line, nor a pair of them that is
 /// fetched together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub struct Counters {
     values: [AtomicU64; Counter::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { values: [const { AtomicU64::new(0) }; Counter::ALL.len()] }
+    }
 }
 
 impl Counters {

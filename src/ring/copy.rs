@@ -36,9 +36,15 @@ impl<'a> Bytes<'a> {
         Self { head, next, rest, len }
     }
 
+    /// The private copy of the first bytes.
+    #[inline(always)]
+    pub(super) fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
     /// What follows the head, in order.
     #[inline(always)]
-    fn spans(&self) -> impl Iterator<Item = Span> + use<'a> {
+    pub(super) fn spans(&self) -> impl Iterator<Item = Span> + use<'a> {
         [self.next].into_iter().filter(|span| span.len > 0).chain(self.rest.iter().copied())
     }
 

@@ -7,6 +7,7 @@
 mod control;
 mod copy;
 mod error;
+mod gather;
 pub mod mailbox;
 mod memory;
 mod notify;
@@ -17,6 +18,7 @@ mod tx;
 pub use control::{COMMAND_LEN_MAX, ControlRing};
 pub use copy::Bytes;
 pub use error::RingError;
+pub use gather::{Gather, PIECES_MAX, Pieces};
 pub use memory::GuestMem;
 pub use notify::signal;
 pub use rx::{FRAME_DESCRIPTORS_MAX, Refusal, RxRing, VNET_HEADER_WRITTEN};

@@ -3,8 +3,11 @@
 
 pub mod fd;
 pub mod malloc;
+pub mod netlink;
 pub mod poller;
 pub mod rlimit;
 pub mod sigbus;
 pub mod signals;
 pub mod socket;
+pub mod tap;
+pub mod uio;

@@ -2,12 +2,13 @@
 
 mod delivery;
 mod driver;
+mod gather;
 mod lies;
 mod oracle;
 
 use std::sync::Arc;
 
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
 
 use super::mailbox::RingSetup;
 use super::*;

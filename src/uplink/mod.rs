@@ -1,0 +1,161 @@
+//! The way out of a network: a device of the host that takes frames and gives them.
+//!
+//! Theory of operation. An [`Uplink`] belongs to one worker. Each call moves one frame, whole, with its virtio-net
+//! header: a super-frame stays one. Nothing blocks. A frame that cannot be moved ends in a counter; a device that is
+//! gone is told as [`Gone`], after which the uplink is of no use and another has to be opened when the device is back.
+//!
+//! The network sees an uplink as a port, and counts so: `tx_` is what comes from the uplink, `rx_` what it is given.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::frame::offload::Offloads;
+use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
+use crate::metrics::Counter;
+use crate::ring::{Bytes, FRAME_LEN_MAX};
+
+#[cfg(test)]
+pub(crate) mod loopback;
+pub mod subnet;
+mod tap;
+
+pub use tap::{Tap, TapError};
+
+/// Bytes before a frame in a [`FrameBuffer`]: its virtio-net header, and room for a VLAN tag that is put back.
+const HEADROOM: usize = VNET_HEADER_LEN + VLAN_TAG_LEN;
+const VLAN_TAG_LEN: usize = 4;
+
+/// A way out of a network.
+pub trait Uplink: Send + std::fmt::Debug {
+    /// What it is, for the log: "tap gw0", "nic eth0".
+    fn name(&self) -> String;
+
+    /// Readable when a frame may be there.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// What it takes whole, as a receiver.
+    fn takes(&self) -> Offloads;
+
+    /// What it may ask of us, as a sender: received frames' headers are to be validated with this.
+    fn sends(&self) -> Offloads;
+
+    /// Takes one frame.
+    fn receive(&mut self, buffer: &mut FrameBuffer) -> Received;
+
+    /// Gives one frame to the kernel, whole. `header` must ask for no more than [`Self::takes`] has, as
+    /// `frame::offload` says it.
+    fn send(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent;
+}
+
+/// What came of [`Uplink::receive`].
+#[derive(Debug)]
+pub enum Received {
+    /// The frame is in the buffer. Its header is the kernel's word, not validated.
+    Frame(VnetHeader),
+    /// Nothing is there now.
+    Nothing,
+    /// A frame was there and is lost.
+    Dropped(Counter),
+    /// Nothing will come any more.
+    Gone(Gone),
+}
+
+/// What came of [`Uplink::send`].
+#[derive(Debug)]
+pub enum Sent {
+    /// The kernel has it.
+    Whole,
+    /// It is lost.
+    Dropped(Counter),
+    /// It is lost, and so would be all others.
+    Gone(Gone),
+}
+
+/// Why an uplink is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Gone {
+    /// The device was deleted or unplugged.
+    #[error("its device is gone")]
+    Deleted,
+    /// The descriptor does not work any more.
+    #[error("it failed: {0}")]
+    Failed(#[from] io::Error),
+}
+
+/// What a failed write means for its frame, and for the uplink.
+#[cold]
+fn not_sent(error: io::Error) -> Sent {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Sent::Dropped(Counter::DropRxQueueFull),
+        // The guest's memory went away: the port it belongs to is stopped as soon as we touch it ourselves.
+        Some(libc::EFAULT) => Sent::Dropped(Counter::DropRxFault),
+        // A tap says EIO when it is down.
+        Some(libc::EIO | libc::ENETDOWN) => Sent::Dropped(Counter::DropRxDown),
+        // A tap says EBADFD after it was deleted; a packet socket ENXIO, or ENODEV to who reads.
+        Some(libc::EBADFD | libc::ENXIO | libc::ENODEV) => Sent::Gone(Gone::Deleted),
+        Some(libc::EBADF | libc::ENOTCONN | libc::ECONNREFUSED | libc::ECONNRESET) => Sent::Gone(Gone::Failed(error)),
+        // Whatever else there is about a frame (EINVAL, EMSGSIZE) must not end its uplink.
+        _ => Sent::Dropped(Counter::DropRxRefused),
+    }
+}
+
+/// What a failed read means.
+#[cold]
+fn not_received(error: io::Error) -> Received {
+    match error.raw_os_error() {
+        // A packet socket says ENETDOWN once, when its device goes down.
+        Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN) => Received::Nothing,
+        // A packet socket's frame that the virtio-net header cannot express.
+        Some(libc::EINVAL | libc::ENOBUFS | libc::ENOMEM) => Received::Dropped(Counter::DropTxTruncated),
+        Some(libc::EBADFD | libc::ENXIO | libc::ENODEV) => Received::Gone(Gone::Deleted),
+        _ => Received::Gone(Gone::Failed(error)),
+    }
+}
+
+/// Room for one frame from an uplink. It belongs to a worker and is filled again and again.
+#[derive(Debug)]
+pub struct FrameBuffer {
+    /// The headroom, the longest frame, and one byte that shows that a frame was longer.
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Default for FrameBuffer {
+    fn default() -> Self {
+        Self { bytes: vec![0; HEADROOM + FRAME_LEN_MAX + 1].into(), start: HEADROOM, end: HEADROOM }
+    }
+}
+
+impl FrameBuffer {
+    /// The frame that was received last.
+    #[inline]
+    pub fn frame(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// The same, to be changed: to complete its checksum, for one.
+    #[inline]
+    pub fn frame_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
+    /// Room for a header of `header_len` bytes, at most [`VNET_HEADER_LEN`], and for what follows it.
+    #[inline]
+    fn room(&mut self, header_len: usize) -> (&mut [u8], &mut [u8]) {
+        let (front, frame) = self.bytes.split_at_mut(HEADROOM);
+        (&mut front[..header_len.min(VNET_HEADER_LEN)], frame)
+    }
+
+    /// Reads the header and remembers the frame's place, after `len` bytes were written to [`Self::room`].
+    #[inline]
+    fn filled(&mut self, header_len: usize, len: usize) -> Received {
+        let Some(frame_len) = len.checked_sub(header_len) else { return Received::Dropped(Counter::DropTxTruncated) };
+        let header = match self.bytes.first_chunk() {
+            Some(bytes) if frame_len <= FRAME_LEN_MAX => VnetHeader::parse(bytes),
+            _ => return Received::Dropped(Counter::DropTxTruncated),
+        };
+        (self.start, self.end) = (HEADROOM, HEADROOM + frame_len);
+        Received::Frame(header)
+    }
+}

@@ -1,0 +1,10 @@
+//! Uplinks with real devices: taps, pairs of interfaces and bridges in network namespaces that each test makes, with
+//! the kernel's own stack at the other end. They need root.
+
+#![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
+
+mod frames;
+mod netlink;
+mod space;
+mod tap;
+mod wire;
