@@ -15,6 +15,7 @@
 //! * [`ring`]: a guest's rings as raw memory that nobody trusts (one of the two rooms with `unsafe`)
 //! * [`frame`]: Ethernet, the virtio-net header, checksums, segmentation: views over bytes
 //! * [`switch`]: where a frame goes: pure, without descriptors, clocks or sockets
+//! * [`service`]: frames that are answered here: DHCP, router advertisements, ARP: pure as well
 //! * [`mode`]: what a network is made of
 //! * [`metrics`]: one counter for every way in which a frame can end
 //! * [`sys`]: thin wrappers of system calls (the other room with `unsafe`)
@@ -28,6 +29,7 @@ pub mod frame;
 pub mod metrics;
 pub mod mode;
 pub mod ring;
+pub mod service;
 pub mod switch;
 pub mod sys;
 pub mod vhost;

@@ -52,6 +52,8 @@ counters! {
     TxBytes => "tx_bytes",
     /// Frames sent that were super-frames (TSO or USO).
     TxGsoFrames => "tx_gso_frames",
+    /// Frames sent that a service took in: most of them are answered.
+    TxServed => "tx_served",
     /// Times a burst of the guest's waited for its receiver to have room.
     TxWaits => "tx_waits",
     /// Frames given to the guest.
@@ -83,6 +85,16 @@ counters! {
     DropTxAlone => "drop_tx_alone",
     /// Sent frames dropped: the ring they were sent on is disabled, or the port is on its way out.
     DropTxDisabled => "drop_tx_disabled",
+    /// Sent frames dropped: only a server or router sends such (DHCP, router advertisement, redirect).
+    DropTxRogueServer => "drop_tx_rogue_server",
+    /// Sent frames dropped: they claim an address of the network's server.
+    DropTxSpoofedServer => "drop_tx_spoofed_server",
+    /// Sent frames dropped: a request to a service that contradicts itself, or asks what the guest may not ask.
+    DropTxBadRequest => "drop_tx_bad_request",
+    /// Sent frames dropped: a request for an address by a port that has all it may have.
+    DropTxLeaseShare => "drop_tx_lease_share",
+    /// Sent frames dropped: a request for an address when none is left.
+    DropTxPoolEmpty => "drop_tx_pool_empty",
 
     /// Frames for the guest dropped: it has no receive queue that is running and enabled.
     DropRxNotReady => "drop_rx_not_ready",
@@ -113,10 +125,16 @@ counters! {
 
 /// Counters with one writer at a time. Aligned so that two writers share no cache line, nor a pair of them that is
 /// fetched together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub struct Counters {
     values: [AtomicU64; Counter::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { values: [const { AtomicU64::new(0) }; Counter::ALL.len()] }
+    }
 }
 
 impl Counters {
