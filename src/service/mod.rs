@@ -66,8 +66,12 @@ use request::Request;
 
 /// First bytes of a frame that [`Services::wants`] looks at: a whole neighbour solicitation without options.
 pub const WANTS_HEAD: usize = 78;
-/// The longest answer to anything but an echo, in bytes of a frame, with settings of a usual size.
+/// The longest answer to anything but an echo, in bytes of a frame.
 pub const ANSWER_LEN_MAX: usize = 1514;
+/// DNS servers that guests are told of, at most: with [`SEARCH_MAX`] domains they fit into one frame of any protocol.
+pub const DNS_MAX: usize = 8;
+/// Domains that guests are told to search, at most.
+pub const SEARCH_MAX: usize = 6;
 
 /// Whether the checksums of a frame are there yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +120,18 @@ pub struct Services {
 }
 
 impl Services {
-    /// Services, with the leases of the last time. Leases that do not agree with the settings are forgotten.
-    pub fn new(settings: Settings, leases: Leases) -> Self {
+    /// Services, with the leases of the last time. Leases that do not agree with the settings are forgotten. Of DNS
+    /// servers and of domains to search, no more than [`DNS_MAX`] and [`SEARCH_MAX`] are told.
+    pub fn new(mut settings: Settings, leases: Leases) -> Self {
         let mac = settings.server_mac;
+        if let Some(v4) = &mut settings.v4 {
+            v4.dns.truncate(DNS_MAX);
+            v4.search.truncate(SEARCH_MAX);
+        }
+        if let Some(v6) = &mut settings.v6 {
+            v6.dns.truncate(DNS_MAX);
+            v6.search.truncate(SEARCH_MAX);
+        }
         Self {
             dhcp: settings.v4.clone().map(|v4| Server::new(v4, leases)),
             dhcp6: settings.v6.as_ref().map(|v6| dhcp6::Server::new(mac, v6)),

@@ -415,7 +415,7 @@ fn text_is_refused_whole_or_taken_whole() {
     ask(&mut services, 2, &Client::new(8, Discover).with(80, &[]).with(12, b"web").with(61, &[255, 1])).unwrap();
     let text = services.leases().unwrap().to_text();
     let leases = Leases::from_text(&text).unwrap();
-    assert_eq!(leases.inconsistency(NOW), None);
+    assert_eq!(leases.inconsistency(), None);
     assert_eq!((leases.len(), leases.to_text()), (2, text.clone()));
     for end in 0..text.trim_end().len() {
         assert!(Leases::from_text(&text[..end]).is_err(), "{end} bytes");

@@ -206,7 +206,7 @@ pub(super) fn send_at(services: &mut Services, port: u16, frame: &[u8], now: u64
     assert!(wanted || outcome == Outcome::Ignored, "{outcome:?} for a frame that was not wanted");
     assert!(out.len() <= usize::from(outcome == Outcome::Answered));
     if let Some(leases) = services.leases() {
-        assert_eq!(leases.inconsistency(now), None);
+        assert_eq!(leases.inconsistency(), None);
         assert!(Some(leases.to_text()) == before || Some(leases.generation()) != generation, "a change unseen");
     }
     for answer in &out {

@@ -124,6 +124,20 @@ fn dhcpv6_tells_what_is_asked_for() {
 }
 
 #[test]
+fn the_longest_lists_fit_into_a_frame() {
+    let label = |n: usize| format!("{}{n}", "a".repeat(61));
+    let domain = |n: usize| format!("{}.{}.{}", label(n % 10), label(n / 10 % 10), label(3)).parse().unwrap();
+    let dns = (0..99).map(|n| Ipv6Addr::from_bits(n << 64 | 1)).collect();
+    let v6 = V6 { dns, search: (0..99).map(domain).collect(), mtu: Some(9000), ..v6() };
+    let mut services = with_v6(v6);
+    // `send` holds the length against its bound.
+    let (_, answer) = send(&mut services, 1, &solicit(guest(), 255, &[]));
+    assert!(answer.unwrap().len() > 1300);
+    let (_, answer) = send(&mut services, 1, &information_request(&[&[0, 1, 0, 130][..], &[9; 130]].concat()));
+    assert!(answer.unwrap().len() > 900);
+}
+
+#[test]
 fn dhcpv6_gives_no_addresses_and_hears_no_nonsense() {
     let solicit = udp6(mac(7), ALL_DHCP, guest(), "ff02::1:2".parse().unwrap(), (546, 547), &[1, 1, 2, 3]);
     let from_nobody = udp6(mac(7), ALL_DHCP, Ipv6Addr::UNSPECIFIED, guest(), (546, 547), &[11, 1, 2, 3]);
