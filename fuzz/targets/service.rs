@@ -136,8 +136,8 @@ fn repair(frame: &mut [u8]) {
 }
 
 fn handle(services: &mut Services, port: PortId, frame: &[u8], checksums: Checksums, now: u64) {
-    let wanted = services.wants(&frame[..frame.len().min(WANTS_HEAD)]);
-    let _ = services.offence(frame);
+    let wanted = services.settings().wants(&frame[..frame.len().min(WANTS_HEAD)]);
+    let _ = services.settings().offence(frame);
     let generation = services.leases().map(Leases::generation);
     let before = services.leases().map(Leases::to_text);
     let mut out = Vec::new();

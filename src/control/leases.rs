@@ -114,8 +114,8 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &str = "{\"version\": 1, \"leases\": [{\"address\": \"10.0.0.2\", \"client\": \"mac 52:54:00:00:00:01\", \
-                        \"mac\": \"52:54:00:00:00:01\", \"expires\": 9}]}";
+    const TEXT: &str = r#"{"version": 1, "leases": [
+        {"address": "10.0.0.2", "client": "mac 52:54:00:00:00:01", "mac": "52:54:00:00:00:01", "expires": 9}]}"#;
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();

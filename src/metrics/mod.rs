@@ -7,9 +7,10 @@
 //! frame; sums agree once the traffic has stopped.
 //!
 //! Directions are the guest's: `tx_` is what the guest sent, `rx_` what it was given. A frame that a guest sends is
-//! counted once in `tx_frames` and then ends in exactly one of the sender's `drop_tx_` counters, or is passed to one or
-//! more receivers, where each copy ends in `rx_frames` or in exactly one of the receiver's `drop_rx_` counters. A
-//! super-frame (TSO, USO) is one frame to its sender; a receiver that takes none counts its segments.
+//! counted once in `tx_frames` and then ends in exactly one of the sender's `drop_tx_` counters, or in `tx_served`, or
+//! is passed to one or more receivers, where each copy ends in `rx_frames` or in exactly one of the receiver's
+//! `drop_rx_` counters. A super-frame (TSO, USO) is one frame to its sender; a receiver that takes none counts its
+//! segments.
 
 pub mod export;
 

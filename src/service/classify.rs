@@ -108,8 +108,24 @@ impl Settings {
         }
     }
 
-    /// Why a guest may not send the frame that begins with `head`, if it may not.
-    pub(super) fn offence(&self, head: &[u8]) -> Option<Counter> {
+    /// The MAC address that is ours alone: frames to it go to [`Services::handle`](super::Services::handle), and to no
+    /// port whatever it says.
+    pub fn claims_mac(&self) -> Option<MacAddr> {
+        self.answers_for_gateway.then_some(self.server_mac)
+    }
+
+    /// Whether the frame that begins with `head` is to be handed to [`Services::handle`](super::Services::handle).
+    /// `head` is the first [`WANTS_HEAD`](super::WANTS_HEAD) bytes or more, or the whole frame.
+    #[inline]
+    pub fn wants(&self, head: &[u8]) -> bool {
+        let ours = self.answers_for_gateway && head.first_chunk() == Some(&self.server_mac.0);
+        ours || self.asks(head).is_some()
+    }
+
+    /// Why a guest may not send the frame that begins with `head`, if it may not. `head` is the first
+    /// [`FRAME_HEAD_MAX`](crate::frame::FRAME_HEAD_MAX) bytes, or the whole frame. Not to be asked for frames that come
+    /// from the host.
+    pub fn offence(&self, head: &[u8]) -> Option<Counter> {
         if MacAddr::source_of(head)? == self.server_mac {
             return Some(Counter::DropTxSpoofedServer);
         }

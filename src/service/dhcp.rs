@@ -9,7 +9,7 @@
 //! for; one that its identifier hashes to, or the next free one after that; the one whose last lease expired the
 //! longest ago. What cannot be had is passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use dhcproto::v4::MessageType;
@@ -51,8 +51,11 @@ pub(super) enum Decision {
 pub(super) struct Server {
     pub(super) settings: V4,
     pub(super) leases: Leases,
-    /// Indexes of the settings' reservations by address.
+    /// Indexes of the settings' reservations by address, and by client.
     reserved: BTreeMap<Ipv4Addr, usize>,
+    reserved_by_client: BTreeMap<ClientId, usize>,
+    /// Names that reservations give, and nobody else gets.
+    reserved_names: BTreeSet<String>,
     /// The time of the request before; none: there was none.
     latest: Option<u64>,
 }
@@ -68,8 +71,11 @@ struct Asker<'a> {
 impl Server {
     /// A server with leases that it kept from before. What no longer agrees with the settings is forgotten.
     pub(super) fn new(settings: V4, leases: Leases) -> Self {
-        let reserved = settings.reservations.iter().enumerate().map(|(i, r)| (r.address, i)).collect();
-        let mut server = Self { settings, leases, reserved, latest: None };
+        let all = &settings.reservations;
+        let reserved = all.iter().enumerate().map(|(i, r)| (r.address, i)).collect();
+        let reserved_by_client = all.iter().enumerate().map(|(i, r)| (r.client.clone(), i)).collect();
+        let reserved_names = all.iter().filter_map(|r| Some(r.name.as_ref()?.as_str().to_owned())).collect();
+        let mut server = Self { settings, leases, reserved, reserved_by_client, reserved_names, latest: None };
         let stale: Vec<Ipv4Addr> = server
             .leases
             .iter()
@@ -101,8 +107,8 @@ impl Server {
     /// The reservation for a client, by its identifier, or else by its hardware address.
     fn reservation_for(&self, client: &ClientId, mac: MacAddr) -> Option<&Reservation> {
         let of = |client: &ClientId| {
-            let usable = |r: &&Reservation| r.client == *client && self.is_usable(r.address);
-            self.settings.reservations.iter().find(usable)
+            let reservation = self.settings.reservations.get(*self.reserved_by_client.get(client)?)?;
+            self.is_usable(reservation.address).then_some(reservation)
         };
         of(client).or_else(|| of(&ClientId::Mac(mac)))
     }
@@ -330,10 +336,7 @@ impl Server {
             (Some(said), Some(before)) if is_numbered(&before, &said) => before,
             (said, before) => said.or(before)?,
         };
-        let reservations = &self.settings.reservations;
-        let is_kept_back =
-            |name: &str| reservations.iter().any(|r| r.name.as_ref().is_some_and(|n| n.as_str() == name));
-        self.leases.claim_name(&wanted, address, asker.now, is_kept_back)
+        self.leases.claim_name(&wanted, address, asker.now, &self.reserved_names)
     }
 
     /// The message for a decision that says something.

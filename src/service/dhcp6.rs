@@ -2,11 +2,10 @@
 
 use std::net::Ipv6Addr;
 
-use dhcproto::v6::{DhcpOption, Encodable, Message, MessageType, OptionCode};
-use dhcproto::{Encoder, Name};
+use dhcproto::Encoder;
+use dhcproto::v6::{DhcpOption, Encodable, Message, MessageType, OptionCode, UnknownOption};
 
-use super::reply;
-use super::settings::V6;
+use super::settings::{Domain, V6};
 use crate::frame::ethernet::MacAddr;
 
 /// The type byte, and the transaction's identifier.
@@ -21,7 +20,9 @@ const DUID_LEN_MAX: usize = 130;
 pub(super) struct Server {
     identifier: Vec<u8>,
     dns: Vec<Ipv6Addr>,
-    search: Vec<Name>,
+    /// The domains' names, one behind the other, which the crate's own option would shorten with pointers: that is not
+    /// allowed here (RFC 8415 10).
+    search: Vec<u8>,
     /// A message with nothing in it: making one draws random numbers.
     blank: Message,
 }
@@ -39,7 +40,7 @@ impl Server {
         Self {
             identifier: [DUID_LL.as_slice(), &mac.0].concat(),
             dns: settings.dns.clone(),
-            search: reply::names(&settings.search),
+            search: settings.search.iter().flat_map(Domain::encoded).collect(),
             blank: Message::new(MessageType::Reply),
         }
     }
@@ -67,7 +68,8 @@ impl Server {
             options.insert(DhcpOption::DomainNameServers(self.dns.clone()));
         }
         if !self.search.is_empty() && wants(OptionCode::DomainSearchList) {
-            options.insert(DhcpOption::DomainSearchList(self.search.clone()));
+            let search = UnknownOption::new(OptionCode::DomainSearchList, self.search.clone());
+            options.insert(DhcpOption::Unknown(search));
         }
         let mut bytes = Vec::new();
         message.encode(&mut Encoder::new(&mut bytes)).ok()?;

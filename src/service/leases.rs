@@ -235,19 +235,19 @@ impl Leases {
     }
 
     /// The name that the client of an address gets: the one it wants, or that with a number, or none. A name whose
-    /// holder has expired is taken from it. `is_kept_back` says which names are others' whether or not they are here.
+    /// holder has expired is taken from it. Those that are `reserved` are others', whether or not they are here.
     pub(super) fn claim_name(
         &mut self,
         wanted: &str,
         address: Ipv4Addr,
         now: u64,
-        is_kept_back: impl Fn(&str) -> bool,
+        reserved: &BTreeSet<String>,
     ) -> Option<String> {
         let numbered = NAME_TRIES.map(|number| names::numbered(wanted, number));
         let mut tries = std::iter::once(wanted.to_owned()).chain(numbered);
         let free = |name: &String| {
             let held = self.names.get(name).filter(|holder| **holder != address);
-            !is_kept_back(name) && held.and_then(|holder| self.get(*holder)).is_none_or(|b| !b.is_live(now))
+            !reserved.contains(name) && held.and_then(|holder| self.get(*holder)).is_none_or(|b| !b.is_live(now))
         };
         let name = tries.find(free)?;
         self.take_name(&name, address);

@@ -3,9 +3,9 @@
 //! Theory of operation. [`Services`] is made from the [`Settings`] of one network and knows nothing but what it is
 //! told: a frame, the port that it came from, and the time. Whoever moves frames asks for each frame of a guest
 //!
-//! 1. [`Services::offence`]: whether a guest may send it. Another server's answers, routers' messages, and what is sent
+//! 1. [`Settings::offence`]: whether a guest may send it. Another server's answers, routers' messages, and what is sent
 //!    in the server's name are dropped, so that no guest can become its neighbours' router or resolver;
-//! 2. [`Services::wants`]: whether it may be for a service, from the first bytes;
+//! 2. [`Settings::wants`]: whether it may be for a service, from the first bytes;
 //! 3. and if so [`Services::handle`], with the whole frame: it answers, or leaves the frame to the switch. Answers are
 //!    whole frames with complete checksums, and go to the port that asked, nowhere else.
 //!
@@ -64,7 +64,7 @@ use dhcp::{Decision, Server};
 use packet::{Ends, ICMPV6, is_sum_right, pseudo_header_v6, udp_pseudo_header_v4};
 use request::Request;
 
-/// First bytes of a frame that [`Services::wants`] looks at: a whole neighbour solicitation without options.
+/// First bytes of a frame that [`Settings::wants`] looks at: a whole neighbour solicitation without options.
 pub const WANTS_HEAD: usize = 78;
 /// The longest answer to anything but an echo, in bytes of a frame.
 pub const ANSWER_LEN_MAX: usize = 1514;
@@ -153,26 +153,6 @@ impl Services {
     /// The leases; none: DHCP is not served.
     pub fn leases(&self) -> Option<&Leases> {
         self.dhcp.as_ref().map(|dhcp| &dhcp.leases)
-    }
-
-    /// The MAC address that is ours alone: frames to it go to [`Services::handle`], and to no port whatever it says.
-    pub fn claims_mac(&self) -> Option<MacAddr> {
-        self.settings.answers_for_gateway.then_some(self.settings.server_mac)
-    }
-
-    /// Why a guest may not send the frame that begins with `head`, if it may not. `head` is the first
-    /// [`FRAME_HEAD_MAX`](crate::frame::FRAME_HEAD_MAX) bytes, or the whole frame. Not to be asked for frames that come
-    /// from the host.
-    pub fn offence(&self, head: &[u8]) -> Option<Counter> {
-        self.settings.offence(head)
-    }
-
-    /// Whether the frame that begins with `head` is to be handed to [`Services::handle`]. `head` is the first
-    /// [`WANTS_HEAD`] bytes or more, or the whole frame.
-    #[inline]
-    pub fn wants(&self, head: &[u8]) -> bool {
-        let ours = self.settings.answers_for_gateway && head.first_chunk() == Some(&self.settings.server_mac.0);
-        ours || self.settings.asks(head).is_some()
     }
 
     /// Answers a frame that came from a port, or does not. `now` is wall-clock time in seconds. What is to be sent back

@@ -84,7 +84,7 @@ pub(super) fn advertisement_options(mac: MacAddr, v6: &V6) -> Vec<u8> {
     }
     let servers: Vec<u8> = v6.dns.iter().flat_map(Ipv6Addr::octets).collect();
     option_with_lifetime(&mut options, DNS_SERVERS, &servers);
-    option_with_lifetime(&mut options, DNS_SEARCH, &v6.search.iter().flat_map(encoded).collect::<Vec<u8>>());
+    option_with_lifetime(&mut options, DNS_SEARCH, &v6.search.iter().flat_map(Domain::encoded).collect::<Vec<u8>>());
     options
 }
 
@@ -98,12 +98,6 @@ fn option_with_lifetime(options: &mut Vec<u8>, kind: u8, data: &[u8]) {
         options.extend_from_slice(data);
         options.resize(end, 0);
     }
-}
-
-/// A domain as DNS sends it (RFC 1035 3.1). A label has at most 63 characters.
-fn encoded(domain: &Domain) -> Vec<u8> {
-    let labels = domain.as_str().split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
-    labels.chain([0]).collect()
 }
 
 fn link_layer_address(kind: u8, mac: MacAddr) -> [u8; 8] {

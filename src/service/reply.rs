@@ -119,7 +119,7 @@ fn some_of<T: Clone>(all: &[T]) -> Option<Vec<T>> {
 }
 
 /// Domains as the crates have them.
-pub(super) fn names(domains: &[Domain]) -> Vec<Name> {
+fn names(domains: &[Domain]) -> Vec<Name> {
     domains.iter().filter_map(|domain| Name::from_ascii(format!("{}.", domain.as_str())).ok()).collect()
 }
 

@@ -244,6 +244,12 @@ impl Domain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// As DNS sends it (RFC 1035 3.1), whole: never with a pointer to another name. A label has at most 63 characters.
+    pub(super) fn encoded(&self) -> Vec<u8> {
+        let labels = self.0.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+        labels.chain([0]).collect()
+    }
 }
 
 impl FromStr for Domain {

@@ -5,7 +5,7 @@ use super::*;
 const GUEST_V6: &str = "fe80::5054:ff:fe00:7";
 
 fn offence(frame: &[u8]) -> Option<Counter> {
-    services().offence(&frame[..frame.len().min(crate::frame::FRAME_HEAD_MAX)])
+    services().settings().offence(&frame[..frame.len().min(crate::frame::FRAME_HEAD_MAX)])
 }
 
 fn tagged(frame: &[u8], id: u16) -> Vec<u8> {
@@ -99,9 +99,9 @@ fn what_guests_say_to_each_other_is_no_offence_and_no_request() {
 #[test]
 fn a_tag_makes_a_frame_none_of_ours() {
     let frame = Client::new(7, MessageType::Discover).frame();
-    assert!(services().wants(&frame));
+    assert!(services().settings().wants(&frame));
     for id in [0, 5] {
-        assert!(!services().wants(&tagged(&frame, id)));
+        assert!(!services().settings().wants(&tagged(&frame, id)));
         assert_eq!(send(&mut services(), 1, &tagged(&frame, id)), (Outcome::Ignored, None));
     }
 }
@@ -109,13 +109,13 @@ fn a_tag_makes_a_frame_none_of_ours() {
 #[test]
 fn the_servers_mac_is_ours_only_where_nobody_else_has_it() {
     let mut settings = settings(v4());
-    assert_eq!(services().claims_mac(), None);
+    assert_eq!(services().settings().claims_mac(), None);
     let to_server = udp4(mac(7), SERVER_MAC, ip(7), SERVER, (4000, 53), &[0; 40]);
-    assert!(!services().wants(&to_server), "the host's");
+    assert!(!services().settings().wants(&to_server), "the host's");
     settings.answers_for_gateway = true;
     let mut services = Services::new(settings, Leases::default());
-    assert_eq!(services.claims_mac(), Some(SERVER_MAC));
-    assert!(services.wants(&to_server), "for nobody else");
+    assert_eq!(services.settings().claims_mac(), Some(SERVER_MAC));
+    assert!(services.settings().wants(&to_server), "for nobody else");
     assert_eq!(send(&mut services, 1, &to_server), (Outcome::Ignored, None));
 }
 

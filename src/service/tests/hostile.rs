@@ -150,7 +150,7 @@ proptest! {
     #[test]
     fn no_bytes_do_harm(frame in prop::collection::vec(any::<u8>(), 0..400)) {
         let mut services = everything();
-        let _ = services.offence(&frame);
+        let _ = services.settings().offence(&frame);
         send(&mut services, 1, &frame);
     }
 
@@ -183,7 +183,7 @@ proptest! {
         }
         frame.truncate(cut.max(14));
         let mut services = everything();
-        let _ = services.offence(&frame);
+        let _ = services.settings().offence(&frame);
         send(&mut services, 1, &frame);
     }
 }

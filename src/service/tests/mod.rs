@@ -198,7 +198,7 @@ pub(super) fn icmp6(
 
 /// What comes of a frame at a time, on a port. Holds the promises that hold for any frame.
 pub(super) fn send_at(services: &mut Services, port: u16, frame: &[u8], now: u64) -> (Outcome, Option<Vec<u8>>) {
-    let wanted = services.wants(&frame[..frame.len().min(WANTS_HEAD)]);
+    let wanted = services.settings().wants(&frame[..frame.len().min(WANTS_HEAD)]);
     let before = services.leases().map(Leases::to_text);
     let generation = services.leases().map(Leases::generation);
     let mut out = Vec::new();

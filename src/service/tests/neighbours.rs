@@ -101,12 +101,16 @@ fn information_request(options: &[u8]) -> Vec<u8> {
 #[test]
 fn dhcpv6_tells_what_is_asked_for() {
     let dns: Ipv6Addr = "fd00:47:57::1".parse().unwrap();
-    let mut services = with_v6(V6 { dns: vec![dns], search: vec!["lab".parse().unwrap()], ..v6() });
+    let search = vec!["a.lab".parse().unwrap(), "b.lab".parse().unwrap()];
+    let mut services = with_v6(V6 { dns: vec![dns], search, ..v6() });
     let mut ask = |options: &[u8]| {
         let (_, answer) = send(&mut services, 1, &information_request(options));
         let answer = answer.unwrap();
         let (from, to, datagram) = parts(&answer);
         assert_eq!((from, to, &datagram[..4]), (link_local(SERVER_MAC), guest(), &[2, 35, 2, 34][..]));
+        // No name is shortened (RFC 8415 10).
+        let has = |bytes: &[u8]| datagram.windows(bytes.len()).any(|window| window == bytes);
+        assert!(!has(b"lab") || has(b"\0\x18\0\x0e\x01a\x03lab\0\x01b\x03lab\0"));
         v6::Message::decode(&mut Decoder::new(&datagram[8..])).unwrap()
     };
     let client = [0, 1, 0, 4, 0xaa, 0xbb, 0xcc, 0xdd];
@@ -119,7 +123,7 @@ fn dhcpv6_tells_what_is_asked_for() {
     assert_eq!(told.opts().get(Code::DomainSearchList), None);
     let told = ask(&[]);
     assert_eq!(told.opts().get(Code::ClientId), None);
-    let names = vec![dhcproto::Name::from_ascii("lab.").unwrap()];
+    let names = ["a.lab.", "b.lab."].map(|name| dhcproto::Name::from_ascii(name).unwrap()).to_vec();
     assert_eq!(told.opts().get(Code::DomainSearchList), Some(&v6::DhcpOption::DomainSearchList(names)));
 }
 
