@@ -16,6 +16,7 @@
 //! * [`frame`]: Ethernet, the virtio-net header, checksums, segmentation: views over bytes
 //! * [`switch`]: where a frame goes: pure, without descriptors, clocks or sockets
 //! * [`uplink`]: the way out of a network: a tap device, a raw NIC
+//! * [`service`]: frames that are answered here: DHCP, router advertisements, ARP: pure as well
 //! * [`mode`]: what a network is made of
 //! * [`metrics`]: one counter for every way in which a frame can end
 //! * [`sys`]: thin wrappers of system calls (the other room with `unsafe`)
@@ -29,6 +30,7 @@ pub mod frame;
 pub mod metrics;
 pub mod mode;
 pub mod ring;
+pub mod service;
 pub mod switch;
 pub mod sys;
 pub mod uplink;

@@ -12,6 +12,7 @@
 mod backoff;
 mod clients;
 mod hints;
+pub mod leases;
 mod listeners;
 mod ports;
 mod reload;

@@ -7,9 +7,10 @@
 //! frame; sums agree once the traffic has stopped.
 //!
 //! Directions are the guest's: `tx_` is what the guest sent, `rx_` what it was given. A frame that a guest sends is
-//! counted once in `tx_frames` and then ends in exactly one of the sender's `drop_tx_` counters, or is passed to one or
-//! more receivers, where each copy ends in `rx_frames` or in exactly one of the receiver's `drop_rx_` counters. A
-//! super-frame (TSO, USO) is one frame to its sender; a receiver that takes none counts its segments.
+//! counted once in `tx_frames` and then ends in exactly one of the sender's `drop_tx_` counters, or in `tx_served`, or
+//! is passed to one or more receivers, where each copy ends in `rx_frames` or in exactly one of the receiver's
+//! `drop_rx_` counters. A super-frame (TSO, USO) is one frame to its sender; a receiver that takes none counts its
+//! segments.
 
 pub mod export;
 
@@ -52,6 +53,8 @@ counters! {
     TxBytes => "tx_bytes",
     /// Frames sent that were super-frames (TSO or USO).
     TxGsoFrames => "tx_gso_frames",
+    /// Frames sent that a service took in: most of them are answered.
+    TxServed => "tx_served",
     /// Times a burst of the guest's waited for its receiver to have room.
     TxWaits => "tx_waits",
     /// Frames given to the guest.
@@ -85,6 +88,16 @@ counters! {
     DropTxDisabled => "drop_tx_disabled",
     /// Frames from the uplink dropped: the kernel had more of them than fits, or than it could express.
     DropTxTruncated => "drop_tx_truncated",
+    /// Sent frames dropped: only a server or router sends such (DHCP, router advertisement, redirect).
+    DropTxRogueServer => "drop_tx_rogue_server",
+    /// Sent frames dropped: they claim an address of the network's server.
+    DropTxSpoofedServer => "drop_tx_spoofed_server",
+    /// Sent frames dropped: a request to a service that contradicts itself, or asks what the guest may not ask.
+    DropTxBadRequest => "drop_tx_bad_request",
+    /// Sent frames dropped: a request for an address by a port that has all it may have.
+    DropTxLeaseShare => "drop_tx_lease_share",
+    /// Sent frames dropped: a request for an address when none is left.
+    DropTxPoolEmpty => "drop_tx_pool_empty",
 
     /// Frames for the guest dropped: it has no receive queue that is running and enabled.
     DropRxNotReady => "drop_rx_not_ready",

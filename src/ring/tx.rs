@@ -36,7 +36,7 @@ pub struct Burst {
     mem: Option<Arc<GuestMem>>,
     len: usize,
     bytes: u64,
-    /// Frames that ask for no offload and are neither runts nor too long, as bits.
+    /// Frames that ask for no offload, are neither runts nor too long, and have heads of one cache line, as bits.
     plain: u32,
     /// What follows each frame's head, where that is in one piece; else `ptr` is null and `pieces` says where it is.
     /// The length is the frame's, head included; saturated, so that a frame that is too long still is.
@@ -194,6 +194,32 @@ impl Burst {
     }
 }
 
+/// A burst of frames that are in private memory: what came in from an uplink.
+#[derive(Debug, Default)]
+pub struct PrivateBurst(Burst);
+
+impl PrivateBurst {
+    /// Fills the burst with frames, each with its virtio-net header, up to [`BURST_FRAMES_MAX`]. It can be looked at as
+    /// long as the frames are borrowed, and no longer.
+    pub fn fill<'a>(&'a mut self, from: impl Iterator<Item = ([u8; VNET_HEADER_READ], &'a [u8])>) -> &'a Burst {
+        let burst = &mut self.0;
+        (burst.len, burst.bytes, burst.plain) = (0, 0, 0);
+        for (i, (vnet, frame)) in from.take(BURST_FRAMES_MAX).enumerate() {
+            let (is_plain, head_len) = head_wanted(&vnet, frame.len(), false);
+            let (head, rest) = frame.split_at(head_len);
+            burst.heads[i][..head_len].copy_from_slice(head);
+            burst.vnets[i] = vnet;
+            // Never written to: what a burst holds is only read. A frame that is too long has no bytes.
+            let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+            burst.frames[i] = Buffer { ptr: rest.as_ptr().cast_mut(), len, chain: 0, head_len: head_len as u16 };
+            burst.plain |= u32::from(is_plain) << i;
+            burst.bytes += u64::from(len);
+            burst.len = i + 1;
+        }
+        burst
+    }
+}
+
 /// A transmit ring of a guest.
 #[derive(Debug)]
 pub struct TxRing {
@@ -201,6 +227,7 @@ pub struct TxRing {
     call: Option<OwnedFd>,
     header_len: usize,
     read_header: bool,
+    long_heads: bool,
 }
 
 impl TxRing {
@@ -218,7 +245,13 @@ impl TxRing {
         read_header: bool,
     ) -> Result<Self, RingError> {
         let ring = SplitRing::new(mem, setup, options)?;
-        Ok(Self { ring, call: take_call(setup), header_len, read_header })
+        Ok(Self { ring, call: take_call(setup), header_len, read_header, long_heads: false })
+    }
+
+    /// With `on`, frames are judged by more than their Ethernet headers: as much is copied of each as of one that asks
+    /// for an offload.
+    pub fn with_long_heads(self, on: bool) -> Self {
+        Self { long_heads: on, ..self }
     }
 
     /// Takes up to a burst of frames. The burst is empty when nothing is available.
@@ -232,7 +265,7 @@ impl TxRing {
         let available = usize::from(self.ring.available()?).min(BURST_FRAMES_MAX);
         self.ring.reset_effort();
         while burst.len < available {
-            if self.read_header {
+            if self.read_header || self.long_heads {
                 self.take_singles::<true>(available, burst);
             } else {
                 self.take_singles::<false>(available, burst);
@@ -259,7 +292,7 @@ impl TxRing {
     /// Takes frames that are in one buffer and not runts, up to the first that is not so.
     // Not inlined: its loop needs every register.
     #[inline(never)]
-    fn take_singles<const READ_HEADER: bool>(&self, available: usize, burst: &mut Burst) {
+    fn take_singles<const LOOK: bool>(&self, available: usize, burst: &mut Burst) {
         let Burst { frames, heads, vnets, .. } = burst;
         let (first, header_len) = (burst.len, self.header_len);
         let places = &mut frames[first..available];
@@ -277,10 +310,14 @@ impl TxRing {
             };
             let mut is_plain = true;
             let (header, frame) = Span { ptr: buffer.ptr, len: buffer.len as usize }.split_within(header_len);
-            if READ_HEADER {
-                copy_front(header, vnet);
-                what_is_copied_stays();
-                (is_plain, head_len) = head_wanted(vnet, frame.len);
+            if LOOK {
+                if self.read_header {
+                    copy_front(header, vnet);
+                    what_is_copied_stays();
+                } else {
+                    *vnet = [0; VNET_HEADER_READ];
+                }
+                (is_plain, head_len) = head_wanted(vnet, frame.len, self.long_heads);
             }
             let (front, rest) = frame.split_within(head_len);
             if head_len == HEAD_PLAIN {
@@ -323,7 +360,7 @@ impl TxRing {
         skip_front(&mut burst.spans, &mut first, header - read);
 
         let len = (total as usize).saturating_sub(self.header_len);
-        let (is_plain, head_len) = head_wanted(vnet, len);
+        let (is_plain, head_len) = head_wanted(vnet, len, self.long_heads);
         take_front(&mut burst.spans, &mut first, &mut burst.heads[i][..head_len]);
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         burst.frames[i] = Buffer { ptr: std::ptr::null_mut(), len, chain: descriptor, head_len: head_len as u16 };
@@ -383,11 +420,12 @@ fn words(head: &[u8; HEAD_MAX]) -> [u64; 2] {
     [word(0), word(RUNT_MAX - 8)]
 }
 
-/// Whether a frame of `len` bytes with this virtio-net header is plain, and how much of it is needed to judge it.
+/// Whether a frame of `len` bytes with this virtio-net header is plain, and how much of it is needed to judge it. With
+/// `long` as much as of one that asks for an offload, and it is not plain then.
 #[inline]
-fn head_wanted(vnet: &[u8; VNET_HEADER_READ], len: usize) -> (bool, usize) {
+fn head_wanted(vnet: &[u8; VNET_HEADER_READ], len: usize, long: bool) -> (bool, usize) {
     // Any offload sets `flags` or `gso_type`, and then the headers up to the transport's are needed.
-    let asks_nothing = vnet[0] | vnet[1] == 0;
+    let asks_nothing = vnet[0] | vnet[1] == 0 && !long;
     let head_max = if asks_nothing { HEAD_PLAIN } else { HEAD_MAX };
     match len {
         ..RUNT_MAX => (false, len),
