@@ -9,7 +9,8 @@
 //! A binding belongs to the port that asked for it. On another port the same client is another client: two machines
 //! cloned from one disk share an identifier and each need an address; and nobody can give up or take what a neighbour
 //! has. A port that has ended leaves its bindings to whoever comes with the client's identifier, and so do leases read
-//! from a file.
+//! from a file: until its client has come back, whoever knows its identifier can take such a lease, unless its port is
+//! kept to its own MAC address.
 //!
 //! Limits: a port has [`LEASES_PER_PORT_MAX`] live bindings and about as many expired ones, and all ports together
 //! [`LEASES_MAX`]. Each operation takes a time that grows with the logarithm of the number of bindings and with the
