@@ -39,10 +39,15 @@ pub(super) struct NetworkFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Addresses")]
 pub(super) struct AddressFlags {
-    /// The subnet, such as 192.168.56.0/24; its first address is guestwire's
+    /// The subnet, whose first address is guestwire's
+    ///
+    /// On a host-only network it is 192.168.56.0/24 when not given.
     #[arg(long, value_name = "SUBNET")]
     pub(super) subnet: Option<Subnet4>,
     /// The subnet of IPv6, such as fd12:3456:789a::/64, or off
+    ///
+    /// On a host-only network, when not given, one that depends on the network's name and subnet and stays the same; on
+    /// others, off.
     #[arg(long, value_name = "SUBNET")]
     pub(super) subnet6: Option<Subnet6Choice>,
     /// The addresses that DHCP gives out, first and last; all of the subnet's when not given

@@ -157,8 +157,7 @@ Examples:
   guestwire host-only --socket-path /tmp/lab.sock --subnet 10.9.0.0/16 --dhcp-range 10.9.1.0-10.9.1.255
       Another subnet, of which DHCP gives out a part.
   guestwire host-only --socket-path /tmp/lab.sock --tap lab0
-      On the interface lab0: with 'ip tuntap add lab0 mode tap user $USER' and an address on it, no privileges are
-      needed.";
+      On the interface lab0, which 'ip tuntap add lab0 mode tap user $USER' makes for this user.";
 
 /// A network that exists already, with VMs on it
 ///

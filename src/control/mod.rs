@@ -2,6 +2,8 @@
 //!
 //! Theory of operation. The main thread is the supervisor: an epoll loop whose [`source::Source`]s are all there is to
 //! wait for. It accepts and makes connections, gives each a port and a session (`ports`), and hears when one has ended.
+//! Any number of networks run side by side (`running`), each with workers of its own, and they come, go and change when
+//! the configuration is read again (`reload`).
 //! It never touches a ring and no frame passes through it, so whatever it does or waits for holds up no traffic; and
 //! nothing it does may wait for a VMM, so a stalled one holds up neither the others nor the end of the process.
 //!
@@ -44,7 +46,7 @@ const END_MS: u128 = crate::worker::STOP_MAX_MS as u128 + crate::metrics::export
 
 const _: () = assert!(END_MS < 70, "SIGTERM ends the process in under 100 ms, of which the log has 20");
 
-/// Runs the network until a signal ends it, or nothing is left that could bring a VM.
+/// Runs the networks until a signal ends it, or nothing is left that could bring a VM.
 ///
 /// To be called first thing, while the process has one thread and no descriptors but those its parent left it.
 ///
