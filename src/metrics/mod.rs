@@ -85,6 +85,10 @@ counters! {
     DropTxDisabled => "drop_tx_disabled",
     /// Frames from the uplink dropped: the kernel had more of them than fits, or than it could express.
     DropTxTruncated => "drop_tx_truncated",
+    /// Frames from the uplink dropped: the kernel's queue towards us was full.
+    DropTxQueueFull => "drop_tx_queue_full",
+    /// Frames from the uplink dropped: their source is one of our guests', so they have come back.
+    DropTxReflected => "drop_tx_reflected",
 
     /// Frames for the guest dropped: it has no receive queue that is running and enabled.
     DropRxNotReady => "drop_rx_not_ready",
@@ -102,6 +106,8 @@ counters! {
     DropRxDown => "drop_rx_down",
     /// Frames for the uplink dropped: the kernel refused them, most often since the device's MTU is smaller.
     DropRxRefused => "drop_rx_refused",
+    /// Frames for the uplink dropped: they are for the host itself, to which no way leads from its NIC.
+    DropRxNoHost => "drop_rx_no_host",
 
     /// Rings stopped because the guest broke the rules of the ring.
     RingErrors => "ring_errors",
