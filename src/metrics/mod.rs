@@ -98,6 +98,13 @@ counters! {
     DropTxLeaseShare => "drop_tx_lease_share",
     /// Sent frames dropped: a request for an address when none is left.
     DropTxPoolEmpty => "drop_tx_pool_empty",
+    /// Frames from the uplink dropped: the kernel's queue towards us was full.
+    DropTxQueueFull => "drop_tx_queue_full",
+    /// Frames from the uplink dropped: their source is one of our guests', so they have come back.
+    DropTxReflected => "drop_tx_reflected",
+
+    /// Sent frames dropped: they are for the network's server, which does nothing with such.
+    DropTxNotServed => "drop_tx_not_served",
 
     /// Frames for the guest dropped: it has no receive queue that is running and enabled.
     DropRxNotReady => "drop_rx_not_ready",
@@ -115,6 +122,8 @@ counters! {
     DropRxDown => "drop_rx_down",
     /// Frames for the uplink dropped: the kernel refused them, most often since the device's MTU is smaller.
     DropRxRefused => "drop_rx_refused",
+    /// Frames for the uplink dropped: they are for the host itself, to which no way leads from its NIC.
+    DropRxNoHost => "drop_rx_no_host",
 
     /// Rings stopped because the guest broke the rules of the ring.
     RingErrors => "ring_errors",

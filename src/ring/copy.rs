@@ -36,9 +36,9 @@ impl<'a> Bytes<'a> {
         Self { head, next, rest, len }
     }
 
-    /// The private copy of the first bytes.
+    /// The private copy of the first bytes: an Ethernet header at least, of a frame that was judged.
     #[inline(always)]
-    pub(super) fn head(&self) -> &'a [u8] {
+    pub fn head(&self) -> &'a [u8] {
         self.head
     }
 

@@ -4,6 +4,7 @@
 pub mod fd;
 pub mod malloc;
 pub mod netlink;
+pub mod packet;
 pub mod poller;
 pub mod rlimit;
 pub mod sigbus;

@@ -10,15 +10,20 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::frame::offload::Offloads;
-use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
+use crate::frame::vnet::{F_NEEDS_CSUM, VNET_HEADER_LEN, VnetHeader};
 use crate::metrics::Counter;
 use crate::ring::{Bytes, FRAME_LEN_MAX};
 
+mod filter;
+mod host_leg;
 #[cfg(test)]
 pub(crate) mod loopback;
+mod raw_nic;
 pub mod subnet;
 mod tap;
 
+pub use host_leg::NoHostLeg;
+pub use raw_nic::{Opened, RawNic, RawNicError};
 pub use tap::{Tap, TapError};
 
 /// Bytes before a frame in a [`FrameBuffer`]: its virtio-net header, and room for a VLAN tag that is put back.
@@ -156,6 +161,26 @@ impl FrameBuffer {
             _ => return Received::Dropped(Counter::DropTxTruncated),
         };
         (self.start, self.end) = (HEADROOM, HEADROOM + frame_len);
+        Received::Frame(header)
+    }
+
+    /// Puts a VLAN tag between the addresses and the type, after [`Self::filled`] had `header` to tell.
+    fn put_tag_back(&mut self, mut header: VnetHeader, tag: [u8; VLAN_TAG_LEN]) -> Received {
+        const ADDRESSES: usize = 12;
+        let len = self.end - self.start + VLAN_TAG_LEN;
+        if !(ADDRESSES + VLAN_TAG_LEN..=FRAME_LEN_MAX).contains(&len) {
+            return Received::Dropped(Counter::DropTxTruncated);
+        }
+        self.bytes.copy_within(self.start..self.start + ADDRESSES, self.start - VLAN_TAG_LEN);
+        self.start -= VLAN_TAG_LEN;
+        let at = self.start + ADDRESSES;
+        self.bytes[at..at + VLAN_TAG_LEN].copy_from_slice(&tag);
+        if header.flags & F_NEEDS_CSUM != 0 {
+            header.csum_start = header.csum_start.saturating_add(VLAN_TAG_LEN as u16);
+        }
+        if header.hdr_len > 0 {
+            header.hdr_len = header.hdr_len.saturating_add(VLAN_TAG_LEN as u16);
+        }
         Received::Frame(header)
     }
 }

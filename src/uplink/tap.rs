@@ -95,6 +95,15 @@ impl Tap {
         }
     }
 
+    /// Makes a device whose name ends in a number of the kernel's choice, in the place of `%d`.
+    pub(super) fn open_numbered(name: &str, queues: usize) -> Result<Vec<Self>, TapError> {
+        let flags = tap::IFF_TAP | tap::IFF_NO_PI | tap::IFF_VNET_HDR | tap::IFF_MULTI_QUEUE;
+        let mut taps = open_queues(name, queues.min(1), flags)?;
+        let name = taps.first().map(|tap| tap.first_name.clone()).unwrap_or_default();
+        taps.extend(open_queues(&name, queues.saturating_sub(1), flags)?);
+        Ok(taps)
+    }
+
     /// Takes a queue that somebody else opened.
     ///
     /// # Errors

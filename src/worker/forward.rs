@@ -6,17 +6,19 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use crate::frame::ethernet::MacAddr;
+use crate::frame::ethernet::{HEADER_LEN, MacAddr};
 use crate::frame::offload::{self, Offload};
 use crate::frame::vnet::VnetHeader;
 use crate::metrics::Counter;
 use crate::ring::{BURST_BYTES_MAX, BURST_FRAMES_MAX, Burst, FRAME_LEN_MAX};
+use crate::service::Checksums;
 use crate::switch::{Addresses, PortId, Switch, Verdict};
 
-use super::network::{Network, port_id};
-use super::port::Port;
-use super::receiving::{Delivery, Judged, ReceivingHalf, Workshop};
-use super::waiting::Waiting;
+use super::desk::Desk;
+use super::network::{Network, Receiver, port_id};
+use super::receiving::{Delivery, Judged, Workshop};
+use super::sender::{Origin, Sender};
+use super::waiting::{Company, Waiting};
 
 /// What the frames of one burst may cost when they are flooded, in bytes that are copied beyond a first time: a frame
 /// of 1,500 bytes to 340 ports, or ARP to all. The first frame may cost more, up to the next bound.
@@ -62,10 +64,29 @@ impl Plan {
 pub(super) struct Forwarder {
     network: Arc<Network>,
     /// By port, as of `version`.
-    halves: Vec<Option<Arc<ReceivingHalf>>>,
+    receivers: Vec<Option<Receiver>>,
     version: u64,
     plan: Plan,
     workshop: Workshop,
+    /// A request to a service, whole: kept for its capacity only.
+    request: Vec<u8>,
+    /// Services' answers to the sender.
+    answers: Vec<Vec<u8>>,
+}
+
+/// What of a burst found no room and may wait for it.
+pub(super) struct Left {
+    receiver: Receiver,
+    frames: u32,
+}
+
+impl Left {
+    /// Has the burst wait.
+    pub(super) fn wait(self, burst: Burst, forwarder: &Forwarder, now_ns: u64) -> Box<Waiting> {
+        let Self { receiver, frames } = self;
+        let judged = forwarder.plan.judged;
+        Box::new(Waiting { burst, judged, receiver, left: frames, since_ns: now_ns })
+    }
 }
 
 impl Forwarder {
@@ -76,39 +97,46 @@ impl Forwarder {
             receivers: Vec::new(),
             flooded: 0,
         };
-        Self { network, halves: Vec::new(), version: 0, plan, workshop: Workshop::default() }
+        let (receivers, workshop) = (Vec::new(), Workshop::default());
+        Self { network, receivers, version: 0, plan, workshop, request: Vec::new(), answers: Vec::new() }
     }
 
-    /// Forwards every frame of a burst that the port in place `from` has sent on `ring`, and tells the receivers. If
-    /// some of it is to wait for room, the burst is taken, and another is left in its place.
+    /// Forwards every frame of a burst that the port in place `from` has sent, and tells the receivers. Without
+    /// `company` nothing waits for room.
     #[inline]
     pub(super) fn forward(
         &mut self,
         from: usize,
-        port: &mut Port,
-        ring: usize,
-        burst: &mut Burst,
+        sender: &mut Sender,
+        company: Option<&mut Company>,
+        burst: &Burst,
         now_ns: u64,
-    ) -> Option<Box<Waiting>> {
+    ) -> Option<Left> {
         self.follow();
-        self.judge(from, port, burst, (now_ns / 1_000_000_000) as u32);
-        let counters = &port.shared.counters.owner;
+        self.judge(from, sender, burst, (now_ns / 1_000_000_000) as u32);
+        let counters = &sender.shared.counters.owner;
         counters.add(Counter::TxFrames, burst.len() as u64);
         counters.add(Counter::TxBytes, burst.byte_count());
-        let waits_for = port.slots[ring].company.note(&self.plan.receivers, now_ns);
-        let left = self.deliver(from, burst, waits_for);
-        if left == 0 {
+        let waits_for = company.and_then(|company| company.note(&self.plan.receivers, now_ns));
+        let frames = self.deliver(from, burst, waits_for);
+        if !self.answers.is_empty() {
+            self.answer(from);
+        }
+        if frames == 0 {
             return None;
         }
         counters.count(Counter::TxWaits);
-        let receiver = self.halves.get(usize::from(waits_for?))?.clone()?;
-        Some(Box::new(Waiting {
-            burst: std::mem::take(burst),
-            judged: self.plan.judged,
-            receiver,
-            left,
-            since_ns: now_ns,
-        }))
+        let receiver = self.receivers.get(usize::from(waits_for?))?.clone()?;
+        Some(Left { receiver, frames })
+    }
+
+    /// Gives a guest what services have answered.
+    #[cold]
+    fn answer(&mut self, to: usize) {
+        if let Some(Some(Receiver::Guest(half))) = self.receivers.get(to) {
+            self.answers.iter().for_each(|answer| half.give_own(answer));
+        }
+        self.answers.clear();
     }
 
     /// Gives a burst that waits another try; after the last one nothing is left. Returns whether any frame has ended.
@@ -135,17 +163,18 @@ impl Forwarder {
     fn look_around(&mut self) {
         // First the version: a port that comes in between is seen now or the next time.
         self.version = self.network.version();
-        self.halves = self.network.halves();
+        self.receivers = self.network.receivers();
     }
 
     /// Makes the plan.
     #[inline(never)]
-    fn judge(&mut self, from: usize, port: &mut Port, burst: &Burst, now_s: u32) {
-        let Self { network, halves, plan, .. } = self;
-        port.recent.begin_burst(port_id(from), network.losses(), now_s);
+    fn judge(&mut self, from: usize, sender: &mut Sender, burst: &Burst, now_s: u32) {
+        let Self { network, receivers, plan, request, answers, .. } = self;
+        sender.recent.begin_burst(port_id(from), network.losses(), now_s);
         let flood_left = FLOOD_COST_PER_BURST_MAX;
         let (switch, met, asked) = (None, None, 0);
-        let mut judge = Judge { network, from, halves, port, now_s, switch, asked, met, flood_left };
+        let mut judge =
+            Judge { network, from, receivers, sender, now_s, switch, asked, met, flood_left, request, answers };
         plan.flooded = 0;
         // Frames to one guest come in rows.
         let mut i = 0;
@@ -161,7 +190,7 @@ impl Forwarder {
                     plan.add(to, (u32::MAX >> (BURST_FRAMES_MAX - (i - first))) << first);
                 }
                 Verdict::Flood => plan.flooded |= frame,
-                Verdict::Drop(reason) => judge.port.shared.counters.owner.count(reason),
+                Verdict::Drop(reason) => judge.sender.shared.counters.owner.count(reason),
             }
         }
         judge.finish();
@@ -173,7 +202,7 @@ impl Forwarder {
         let flooded = self.plan.flooded;
         let mut left = 0;
         if flooded != 0 {
-            for to in (0..self.halves.len()).filter(|&to| to != from) {
+            for to in (0..self.receivers.len()).filter(|&to| to != from) {
                 left |= self.give(to, burst, flooded, waits_for);
             }
         }
@@ -190,13 +219,13 @@ impl Forwarder {
         if wanted == 0 {
             return 0;
         }
-        if !matches!(self.halves.get(to), Some(Some(_))) {
+        if !matches!(self.receivers.get(to), Some(Some(_))) {
             // It came after we had looked around.
             self.look_around();
         }
-        let Some(Some(half)) = self.halves.get(to) else { return 0 };
+        let Some(Some(receiver)) = self.receivers.get(to) else { return 0 };
         let may_wait = waits_for.map(usize::from) == Some(to);
-        half.give(&Delivery { burst, judged: &self.plan.judged, may_wait }, wanted, &mut self.workshop)
+        receiver.give(&Delivery { burst, judged: &self.plan.judged, may_wait }, wanted, &mut self.workshop)
     }
 }
 
@@ -205,8 +234,8 @@ struct Judge<'a> {
     network: &'a Network,
     /// The sender's place.
     from: usize,
-    port: &'a mut Port,
-    halves: &'a [Option<Arc<ReceivingHalf>>],
+    sender: &'a mut Sender,
+    receivers: &'a [Option<Receiver>],
     now_s: u32,
     /// Locked with the first frame that cannot be judged without it.
     switch: Option<MutexGuard<'a, Switch>>,
@@ -216,6 +245,8 @@ struct Judge<'a> {
     met: Option<MacAddr>,
     /// What the burst's flooding may still cost.
     flood_left: usize,
+    request: &'a mut Vec<u8>,
+    answers: &'a mut Vec<Vec<u8>>,
 }
 
 impl Judge<'_> {
@@ -226,8 +257,8 @@ impl Judge<'_> {
         let mut addresses = Addresses::NONE;
         if burst.plain() & 1 << i == 0 {
             match self.check_offload(burst, i) {
-                // Perhaps not even an Ethernet header.
-                Ok(Offload::None) => {}
+                // Not even an Ethernet header.
+                Ok(Offload::None) if burst.head(i).len() < HEADER_LEN => {}
                 Ok(offload) => {
                     *asks = offload;
                     addresses = Addresses::of(burst.ethernet_header(i));
@@ -237,7 +268,10 @@ impl Judge<'_> {
         } else {
             addresses = Addresses::of(burst.ethernet_header(i));
         }
-        match self.port.recent.find(addresses, self.network.losses()) {
+        if let Some(end) = self.network.services().and_then(|desk| self.screen(desk, burst, i, asks)) {
+            return Verdict::Drop(end);
+        }
+        match self.sender.recent.find(addresses, self.network.losses()) {
             Some(to) => Verdict::Forward(to),
             None => self.ask_switch(burst, i, addresses, asks),
         }
@@ -249,12 +283,33 @@ impl Judge<'_> {
             return Err(Counter::DropTxTooLong);
         }
         let header = VnetHeader::parse(burst.vnet(i));
-        let sends = self.port.negotiated.sends;
-        let offload = offload::validate(&header, head, len, sends).map_err(|_| Counter::DropTxBadHeader)?;
+        let offload = offload::validate(&header, head, len, self.sender.sends).map_err(|_| Counter::DropTxBadHeader)?;
         if matches!(offload, Offload::Segment(_)) {
-            self.port.shared.counters.owner.count(Counter::TxGsoFrames);
+            self.sender.shared.counters.owner.count(Counter::TxGsoFrames);
         }
         Ok(offload)
+    }
+
+    /// Whether the frame ends with a service, or must not be sent here: returns what it ends in.
+    fn screen(&mut self, desk: &Desk, burst: &Burst, i: usize, asks: &Offload) -> Option<Counter> {
+        if self.sender.origin == Origin::Uplink {
+            return None;
+        }
+        let (settings, head) = (desk.settings(), burst.head(i));
+        if let Some(offence) = settings.offence(head) {
+            return Some(offence);
+        }
+        if settings.wants(head) {
+            burst.bytes(i).copy_out(self.request);
+            let checksums = if *asks == Offload::None { Checksums::Complete } else { Checksums::Partial };
+            let outcome = desk.serve(port_id(self.from), self.request, checksums, self.answers);
+            if let Some(end) = outcome.counter() {
+                return Some(end);
+            }
+        }
+        // What is left for an address of ours is nobody's.
+        let is_ours = settings.claims_mac().is_some_and(|mac| head.starts_with(&mac.0));
+        is_ours.then_some(Counter::DropTxNotServed)
     }
 
     fn ask_switch(&mut self, burst: &Burst, i: usize, addresses: Addresses, asks: &Offload) -> Verdict {
@@ -272,10 +327,10 @@ impl Judge<'_> {
         }
         let verdict = switch.forward(port_id(self.from), head);
         if let Verdict::Forward(to) = verdict {
-            self.port.recent.remember(addresses, to, network.losses());
+            self.sender.recent.remember(addresses, to, network.losses());
         }
-        if !self.port.is_known && !matches!(verdict, Verdict::Drop(_)) {
-            self.port.is_known = true;
+        if !self.sender.is_known && !matches!(verdict, Verdict::Drop(_)) {
+            self.sender.is_known = true;
             self.met = MacAddr::source_of(head);
         }
         match verdict {
@@ -288,11 +343,11 @@ impl Judge<'_> {
     fn may_flood(&mut self, len: usize, asks: &Offload) -> bool {
         let segments = if let Offload::Segment(gso) = asks { gso.segments(len) } else { 0 };
         // As the switch counts: beyond the first copy, which forwarding would make as well.
-        let ports = self.halves.iter().flatten().count();
+        let ports = self.receivers.iter().flatten().count();
         let cost = ports.saturating_sub(2) * (len + segments * SEGMENT_COST);
         // A long frame on a large network must not be refused for ever, so a burst's first one may go over its bound.
         let is_first = self.flood_left == FLOOD_COST_PER_BURST_MAX && cost <= FLOOD_COST_PER_FRAME_MAX;
-        if (cost > self.flood_left && !is_first) || !self.port.may_flood(cost, FLOOD_COST_PER_SECOND_MAX, self.now_s) {
+        if (cost > self.flood_left && !is_first) || !self.sender.may_flood(cost, FLOOD_COST_PER_SECOND_MAX, self.now_s) {
             return false;
         }
         self.flood_left = self.flood_left.saturating_sub(cost);
@@ -306,11 +361,11 @@ impl Judge<'_> {
         let from = port_id(self.from);
         let (evicted, moved) = (switch.take_evictions(from), switch.take_moves(from));
         drop(switch);
-        let counters = &self.port.shared.counters.owner;
+        let counters = &self.sender.shared.counters.owner;
         counters.add_any(Counter::AddressesEvicted, evicted);
         counters.add_any(Counter::AddressesMoved, moved);
         let Some(mac) = self.met else { return };
-        let (number, network) = (self.port.shared.number, self.port.shared.network.as_str());
+        let (number, network) = (self.sender.shared.number, self.sender.shared.network.as_str());
         match self.network.meet(self.from, mac) {
             None => tracing::info!(port = number, network, %mac, "the guest sends"),
             Some(twin) => tracing::warn!(

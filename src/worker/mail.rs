@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::port::{Port, Ring};
+use super::network::Receiver;
 use super::receiving::ReceivingHalf;
+use super::network::port_id;
 use super::{Source, Worker};
 use crate::ring::mailbox::{Envelope, Message, PortShared, RingSetup};
 use crate::switch::PORTS_MAX;
@@ -16,6 +18,10 @@ impl Worker {
         self.burst.release();
         for envelope in self.mailbox.take() {
             self.apply(envelope);
+        }
+        if let Some(reader) = &self.reader {
+            // It may be back.
+            reader.half().watch(&self.poller, Source::Uplink.token());
         }
         // What is left of ports that have gone is held no longer.
         self.forwarder.follow();
@@ -55,14 +61,14 @@ impl Worker {
     fn attach(&mut self, shared: Arc<PortShared>) {
         let number = shared.number;
         let half = Arc::new(ReceivingHalf::new(shared.clone(), self.mailbox.clone()));
-        let Some(index) = self.network.add_port(half.clone()) else {
+        let Some(index) = self.network.add_port(Receiver::Guest(half.clone())) else {
             tracing::warn!(port = number, "not attached: the network has {PORTS_MAX} ports already");
             return;
         };
         if index >= self.ports.len() {
             self.ports.resize_with(index + 1, || None);
         }
-        self.ports[index] = Some(Port::new(shared, half));
+        self.ports[index] = Some(Port::new(shared, half, self.network.services().is_some()));
         self.by_number.insert(number, index);
     }
 
@@ -72,6 +78,9 @@ impl Worker {
             self.stop_ring(index, ring);
         }
         self.network.remove_port(index);
+        if let Some(desk) = self.network.services() {
+            desk.port_ended(port_id(index));
+        }
         // So that the other workers forget it too, though they may be asleep.
         self.network.ring_bells();
         if let Some(port) = self.ports[index].take() {

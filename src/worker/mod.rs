@@ -11,6 +11,7 @@
 //! Mail from sessions is applied between rounds, when no pointer into any guest's memory is held: that is the quiescent
 //! point that [`crate::ring::mailbox`] promises. The clock is read once a turn.
 
+mod desk;
 mod forward;
 mod handle;
 mod mail;
@@ -18,6 +19,8 @@ mod network;
 mod patience;
 mod port;
 mod receiving;
+mod sender;
+mod uplink;
 mod waiting;
 
 use std::collections::HashMap;
@@ -33,10 +36,13 @@ use crate::ring::{Burst, HEAD_MAX, RingError};
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::sigbus;
 
+pub use desk::Desk;
 use forward::Forwarder;
 pub use handle::{STOP_MAX_MS, WorkerHandle};
-pub use network::Network;
+pub use network::{Network, Parts};
 use port::{Port, Ring, Slot};
+pub use uplink::UplinkHalf;
+use uplink::Reader;
 
 /// Rounds of polling between two looks at what else is ready.
 const ROUNDS_PER_WAIT: u32 = 16;
@@ -54,6 +60,8 @@ const _: () = assert!(HEAD_MAX >= crate::frame::FRAME_HEAD_MAX, "what is judged 
 enum Source {
     /// A session has sent mail, or the worker should end.
     Mailbox,
+    /// Frames may have come in from the uplink.
+    Uplink,
     /// A guest has kicked a ring that is not polled (or has been so until just now).
     Kick {
         /// The port's place in the network.
@@ -67,15 +75,17 @@ impl Source {
     fn token(self) -> u64 {
         match self {
             Self::Mailbox => u64::MAX,
+            Self::Uplink => u64::MAX - 1,
             Self::Kick { port, ring } => ((port as u64) << 32) | ring as u64,
         }
     }
 
     fn from_token(token: u64) -> Self {
-        if token == u64::MAX {
-            return Self::Mailbox;
+        match token {
+            u64::MAX => Self::Mailbox,
+            token if token == u64::MAX - 1 => Self::Uplink,
+            token => Self::Kick { port: (token >> 32) as usize, ring: (token & 0xffff_ffff) as usize },
         }
-        Self::Kick { port: (token >> 32) as usize, ring: (token & 0xffff_ffff) as usize }
     }
 }
 
@@ -104,6 +114,10 @@ pub struct Worker {
     /// Where each of them is, by [`PortShared::number`].
     by_number: HashMap<u32, usize>,
     polled: Vec<Polled>,
+    /// The network's uplink, if this worker is the one that reads it.
+    reader: Option<Reader>,
+    /// Whether the uplink had frames when it was last read, and may have more.
+    reads_on: bool,
     /// Control queues, by port and ring, that have had their turn and may hold more commands.
     unfinished: Vec<(usize, usize)>,
     burst: Burst,
@@ -133,7 +147,13 @@ impl Worker {
         let poller = Poller::new()?;
         poller.add(mailbox.wake_fd(), Trigger::Level, Source::Mailbox.token())?;
         network.enlist(mailbox.clone());
+        let reader = network.take_uplink().map(|(half, index)| Reader::new(half, index));
+        if let Some(reader) = &reader {
+            reader.half().watch(&poller, Source::Uplink.token());
+        }
         Ok(Self {
+            reader,
+            reads_on: false,
             mailbox,
             stop: Arc::new(AtomicBool::new(false)),
             ended: Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?),
@@ -179,7 +199,7 @@ impl Worker {
     /// Gives each polled ring one burst; sleeps first while none is polled.
     pub fn turn(&mut self) {
         self.worked = false;
-        if self.polled.is_empty() {
+        if self.polled.is_empty() && !self.reads_on {
             // Asleep we hold nobody's memory.
             self.burst.release();
             if self.unfinished.is_empty() {
@@ -196,7 +216,21 @@ impl Worker {
             self.look_at(index, ring);
         }
         self.poll_round();
+        if self.reads_on {
+            self.read_uplink();
+        }
         self.account();
+    }
+
+    /// Reads the uplink's next frames.
+    fn read_uplink(&mut self) {
+        let Some(reader) = &mut self.reader else { return };
+        let frames = reader.turn(&mut self.forwarder, self.now_ns) as u64;
+        self.reads_on = frames > 0;
+        self.worked |= self.reads_on;
+        WorkerCounters::add(&self.counters.packets, frames);
+        WorkerCounters::add(&self.counters.batches, u64::from(self.reads_on));
+        self.stop_faulted();
     }
 
     /// Notes what the turn took.
@@ -233,6 +267,7 @@ impl Worker {
         for &token in &ready {
             match Source::from_token(token) {
                 Source::Mailbox => self.read_mail(),
+                Source::Uplink => self.reads_on = true,
                 Source::Kick { port: index, ring } => self.take_kick(index, ring),
             }
         }
@@ -348,9 +383,13 @@ impl Worker {
         let Some(Some(port)) = self.ports.get_mut(index) else { return false };
         let mut is_waiting = false;
         if port.slots[ring].enabled {
-            let waiting = self.forwarder.forward(index, port, ring, &mut self.burst, self.now_ns);
-            is_waiting = waiting.is_some();
-            port.slots[ring].waiting = waiting;
+            let Port { sender, slots, .. } = port;
+            let company = Some(&mut slots[ring].company);
+            if let Some(left) = self.forwarder.forward(index, sender, company, &self.burst, self.now_ns) {
+                let burst = std::mem::take(&mut self.burst);
+                slots[ring].waiting = Some(left.wait(burst, &self.forwarder, self.now_ns));
+                is_waiting = true;
+            }
         } else {
             // A disabled ring's frames are taken and discarded (vhost-user specification, ring states).
             port.shared.counters.owner.add(Counter::TxFrames, frames);

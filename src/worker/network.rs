@@ -2,17 +2,19 @@
 //!
 //! Theory of operation. Each port belongs to one worker, which takes what the guest sends. Whom a frame is for is said
 //! by the one [`Switch`] of the network, under a lock that is taken at most once for a burst, and for most bursts not
-//! at all (see [`crate::switch::Recent`]). To the receiver leads its [`ReceivingHalf`], which any worker may lock. Both
+//! at all (see [`crate::switch::Recent`]). To the receiver leads a [`Receiver`], a guest's rings or the uplink, which any worker may lock. Both
 //! locks are held for one burst at most, never both at once, and never while waiting for anything else.
 //!
-//! A worker keeps its own list of the receiving halves and makes a new one when [`Network::version`] has changed, that
-//! is when a port has come or gone. A half outlives its port in such a list for a moment; it is empty then.
+//! A worker keeps its own list of the receivers and makes a new one when [`Network::version`] has changed, that
+//! is when a port has come or gone. A receiver outlives its port in such a list for a moment; it is empty then.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use super::receiving::ReceivingHalf;
+use super::desk::Desk;
+use super::receiving::{Delivery, ReceivingHalf, Workshop};
+use super::uplink::UplinkHalf;
 use crate::frame::ethernet::MacAddr;
 use crate::ring::mailbox::Mailbox;
 use crate::switch::{Losses, PORTS_MAX, PortId, Switch};
@@ -22,10 +24,57 @@ pub(super) fn port_id(index: usize) -> PortId {
     PortId(index as u16)
 }
 
+/// What a port receives with.
+#[derive(Clone, Debug)]
+pub(super) enum Receiver {
+    /// A guest's rings.
+    Guest(Arc<ReceivingHalf>),
+    /// The way out of the network.
+    Uplink(Arc<UplinkHalf>),
+}
+
+impl Receiver {
+    /// The port's number.
+    fn number(&self) -> u32 {
+        match self {
+            Receiver::Guest(half) => half.number(),
+            Receiver::Uplink(half) => half.shared().number,
+        }
+    }
+
+    /// Gives it the frames of a burst that `wanted` has bits for. Returns those that may wait and found no room.
+    #[inline]
+    pub(super) fn give(&self, delivery: &Delivery<'_>, wanted: u32, workshop: &mut Workshop) -> u32 {
+        match self {
+            Receiver::Guest(half) => half.give(delivery, wanted, workshop),
+            Receiver::Uplink(half) => {
+                half.give(delivery, wanted, workshop);
+                0
+            }
+        }
+    }
+
+    /// Counts so many frames as dropped, which have waited for room: only a guest's rings have them wait.
+    pub(super) fn refuse(&self, frames: u32) {
+        if let Receiver::Guest(half) = self {
+            half.refuse(frames);
+        }
+    }
+}
+
+/// What a network is made of, apart from its guests.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// The way out.
+    pub uplink: Option<Arc<UplinkHalf>>,
+    /// What is answered here.
+    pub services: Option<Desk>,
+}
+
 /// A port's place on the network.
 #[derive(Debug)]
 struct Place {
-    half: Arc<ReceivingHalf>,
+    receiver: Receiver,
     /// The address that its guest sends from.
     mac: Option<MacAddr>,
 }
@@ -40,20 +89,47 @@ pub struct Network {
     version: AtomicU64,
     workers: Mutex<Vec<Arc<Mailbox>>>,
     origin: Instant,
+    parts: Parts,
+    /// The uplink's place, until a worker has taken the reading of it over.
+    unread: Mutex<Option<usize>>,
 }
 
 impl Network {
     /// A network without ports. `seed` makes the address table's order unpredictable to guests.
     pub fn new(seed: u64) -> Arc<Self> {
+        Self::with(Parts::default(), seed)
+    }
+
+    /// The same, with what else the network is made of.
+    pub fn with(parts: Parts, seed: u64) -> Arc<Self> {
         let switch = Switch::new(seed);
-        Arc::new(Self {
+        let network = Self {
             losses: switch.losses(),
             switch: Mutex::new(switch),
             places: RwLock::default(),
             version: AtomicU64::new(0),
             workers: Mutex::default(),
             origin: Instant::now(),
-        })
+            unread: Mutex::default(),
+            parts,
+        };
+        let uplink = network.parts.uplink.clone();
+        *network.unread() = uplink.and_then(|half| network.add_port(Receiver::Uplink(half)));
+        Arc::new(network)
+    }
+
+    fn unread(&self) -> MutexGuard<'_, Option<usize>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The uplink and its place: for the first worker that asks, which is to read it.
+    pub(super) fn take_uplink(&self) -> Option<(Arc<UplinkHalf>, usize)> {
+        Some((self.parts.uplink.clone()?, self.unread().take()?))
+    }
+
+    /// What is answered here.
+    pub fn services(&self) -> Option<&Desk> {
+        self.parts.services.as_ref()
     }
 
     /// Nanoseconds of a monotonic clock that all workers share.
@@ -87,14 +163,14 @@ impl Network {
         self.version.load(Ordering::Acquire)
     }
 
-    /// The receiving halves, by port.
-    pub(super) fn halves(&self) -> Vec<Option<Arc<ReceivingHalf>>> {
+    /// What ports receive with, by port.
+    pub(super) fn receivers(&self) -> Vec<Option<Receiver>> {
         let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
-        places.iter().map(|place| place.as_ref().map(|place| place.half.clone())).collect()
+        places.iter().map(|place| place.as_ref().map(|place| place.receiver.clone())).collect()
     }
 
     /// Gives a port a place. `None` when there are [`PORTS_MAX`] already.
-    pub(super) fn add_port(&self, half: Arc<ReceivingHalf>) -> Option<usize> {
+    pub(super) fn add_port(&self, receiver: Receiver) -> Option<usize> {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
         let index = places.iter().position(Option::is_none).unwrap_or(places.len());
         if index >= PORTS_MAX {
@@ -103,7 +179,7 @@ impl Network {
         if index == places.len() {
             places.push(None);
         }
-        places[index] = Some(Place { half, mac: None });
+        places[index] = Some(Place { receiver, mac: None });
         // False only for a port that is there already, and this place was free.
         let _ = self.switch().add_port(port_id(index));
         self.version.fetch_add(1, Ordering::Release);
@@ -124,7 +200,7 @@ impl Network {
     /// sends from it too.
     pub(super) fn meet(&self, index: usize, mac: MacAddr) -> Option<u32> {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
-        let twin = places.iter().flatten().find(|place| place.mac == Some(mac)).map(|place| place.half.number());
+        let twin = places.iter().flatten().find(|place| place.mac == Some(mac)).map(|place| place.receiver.number());
         if let Some(Some(place)) = places.get_mut(index) {
             place.mac = Some(mac);
         }

@@ -12,12 +12,12 @@ use crate::frame::ethernet::MacAddr;
 use crate::metrics::Counter;
 use crate::ring::mailbox::{PortShared, RingSetup, STATUS_ANNOUNCE, STATUS_LINK_UP};
 use crate::ring::{ControlRing, GuestMem, RingError, RingOptions, RxRing, TxRing, signal};
-use crate::switch::Recent;
 use crate::vhost::control_queue::{ControlQueue, Effect};
 use crate::vhost::features::{Negotiated, RINGS_MAX, control_ring_index};
 
 use super::patience::Patience;
 use super::receiving::ReceivingHalf;
+use super::sender::{Origin, Sender};
 use super::waiting::{Company, Waiting};
 
 /// What a ring is for, and whether it runs.
@@ -77,45 +77,30 @@ pub(super) struct Port {
     mem: Option<Arc<GuestMem>>,
     pub(super) slots: Vec<Slot>,
     pub(super) half: Arc<ReceivingHalf>,
-    /// Where its frames went lately.
-    pub(super) recent: Recent,
-    /// Whether the guest has sent from an address of its own.
-    pub(super) is_known: bool,
+    pub(super) sender: Sender,
+    /// Whether the network judges its guests' frames by more than their Ethernet headers.
+    long_heads: bool,
     /// The worker's round in which it last had a burst.
     pub(super) served_in: u32,
-    /// A second, and what flooding has cost in it.
-    flooded: (u32, usize),
 }
 
 impl Port {
-    pub(super) fn new(shared: Arc<PortShared>, half: Arc<ReceivingHalf>) -> Self {
+    pub(super) fn new(shared: Arc<PortShared>, half: Arc<ReceivingHalf>, long_heads: bool) -> Self {
         Self {
+            sender: Sender::new(shared.clone(), Origin::Guest),
             shared,
             negotiated: Negotiated::new(0),
             mem: None,
             slots: (0..RINGS_MAX).map(|_| Slot::new()).collect(),
             half,
-            recent: Recent::default(),
-            is_known: false,
+            long_heads,
             served_in: 0,
-            flooded: (0, 0),
         }
-    }
-
-    /// Charges the port for a frame that is flooded. `false` when it would go over `max` in this second.
-    pub(super) fn may_flood(&mut self, cost: usize, max: usize, now_s: u32) -> bool {
-        if self.flooded.0 != now_s {
-            self.flooded = (now_s, 0);
-        }
-        let fits = cost <= max - self.flooded.1;
-        if fits {
-            self.flooded.1 += cost;
-        }
-        fits
     }
 
     pub(super) fn set_features(&mut self, features: u64) {
         self.negotiated = Negotiated::new(features);
+        self.sender.sends = self.negotiated.sends;
         self.half.lock().takes = self.negotiated.takes;
     }
 
@@ -181,7 +166,8 @@ impl Port {
             self.half.lock().start(index / 2, ring);
             Ring::Rx
         } else {
-            Ring::Tx(TxRing::new(mem, setup, options, header_len, negotiated.sends.any())?)
+            let ring = TxRing::new(mem, setup, options, header_len, negotiated.sends.any())?;
+            Ring::Tx(ring.with_long_heads(self.long_heads))
         })
     }
 

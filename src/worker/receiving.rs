@@ -37,6 +37,34 @@ pub(super) struct Workshop {
     segment: segment::Scratch,
 }
 
+impl Workshop {
+    /// Does the work that a receiver leaves to us: `put` gets the frame, or its segments, and what they still ask for.
+    #[inline(never)]
+    pub(super) fn change(
+        &mut self,
+        offload: Offload,
+        fit: Fit,
+        bytes: &Bytes<'_>,
+        mut put: impl FnMut(&Bytes<'_>, Offload),
+    ) {
+        let Self { linear, segment } = self;
+        bytes.copy_out(linear);
+        match (fit, offload) {
+            (Fit::Segment { partial }, Offload::Segment(gso)) => {
+                segment::segment(linear, &gso, partial, segment, &mut |piece, offload| {
+                    put(&Bytes::private(piece), offload);
+                });
+            }
+            (_, offload) => {
+                if let Offload::Checksum(at) = offload {
+                    checksum::complete(linear, at);
+                }
+                put(&Bytes::private(linear), Offload::None);
+            }
+        }
+    }
+}
+
 /// A receive ring's place.
 #[derive(Debug)]
 enum Place {
@@ -120,6 +148,28 @@ impl ReceivingHalf {
         }
     }
 
+    /// Gives the guest a frame of our own: a service's answer. It may ask for nothing.
+    pub(super) fn give_own(&self, frame: &[u8]) {
+        let mut receiving = self.lock();
+        let counters = &self.shared.counters.giver;
+        let Some(&pair) = receiving.ready.first() else { return counters.count(Counter::DropRxNotReady) };
+        let mut tally = Tally::default();
+        if let Place::Ring(ring) = &mut receiving.rings[pair] {
+            tally.put(ring, Offload::None, &Bytes::private(frame));
+            tally.calls = ring.flush();
+        }
+        tally.count(counters);
+        self.close_if_it_lied(&mut receiving, pair, tally.lie);
+    }
+
+    /// Shuts a ring that has lied and tells its owner.
+    fn close_if_it_lied(&self, receiving: &mut Receiving, pair: usize, lie: Option<RingError>) {
+        if let Some(error) = lie {
+            receiving.shut(pair);
+            self.owner.report(self.shared.number, Message::RingLied { index: 2 * pair, error });
+        }
+    }
+
     /// Counts so many frames as dropped, which have waited for room.
     pub(super) fn refuse(&self, frames: u32) {
         let _writer = self.lock();
@@ -177,10 +227,7 @@ impl ReceivingHalf {
         }
         tally.calls = ring.flush();
         tally.count(counters);
-        if let Some(error) = tally.lie {
-            receiving.shut(pair);
-            self.owner.report(self.shared.number, Message::RingLied { index: 2 * pair, error });
-        }
+        self.close_if_it_lied(receiving, pair, tally.lie);
         left
     }
 }
@@ -305,7 +352,6 @@ impl Tally {
     }
 
     /// Puts a frame into the ring with the work done that the guest leaves to us.
-    #[inline(never)]
     fn put_changed(
         &mut self,
         ring: &mut RxRing,
@@ -314,25 +360,13 @@ impl Tally {
         bytes: &Bytes<'_>,
         workshop: &mut Workshop,
     ) {
-        let Workshop { linear, segment } = workshop;
-        bytes.copy_out(linear);
-        match (fit, offload) {
-            (Fit::Segment { partial }, Offload::Segment(gso)) => {
-                self.segmented += 1;
-                segment::segment(linear, &gso, partial, segment, &mut |piece, offload| {
-                    if self.lie.is_none() {
-                        self.put(ring, offload, &Bytes::private(piece));
-                    }
-                });
+        let changed = if matches!(fit, Fit::Segment { .. }) { &mut self.segmented } else { &mut self.checksummed };
+        *changed += 1;
+        workshop.change(offload, fit, bytes, |bytes, offload| {
+            if self.lie.is_none() {
+                self.put(ring, offload, bytes);
             }
-            (_, offload) => {
-                if let Offload::Checksum(at) = offload {
-                    checksum::complete(linear, at);
-                }
-                self.checksummed += 1;
-                self.put(ring, Offload::None, &Bytes::private(linear));
-            }
-        }
+        });
     }
 
     fn count(&self, counters: &Counters) {

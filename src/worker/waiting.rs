@@ -15,11 +15,10 @@
 //!
 //! Limits: one burst for each transmit ring, 12 KiB of our memory, none of which is kept when nothing waits.
 
-use std::sync::Arc;
-
 use crate::ring::Burst;
 
-use super::receiving::{Judged, ReceivingHalf};
+use super::network::Receiver;
+use super::receiving::Judged;
 
 /// How long a ring must have sent to one receiver alone before a burst waits for it, in nanoseconds. Short against the
 /// time in which TCP finds its rate, long against a guest's pauses between two receivers.
@@ -36,7 +35,7 @@ pub(super) const STUCK_NS: u64 = 200_000_000;
 pub(super) struct Waiting {
     pub(super) burst: Burst,
     pub(super) judged: Judged,
-    pub(super) receiver: Arc<ReceivingHalf>,
+    pub(super) receiver: Receiver,
     /// The frames that the receiver had no room for, as bits.
     pub(super) left: u32,
     /// When it last took one.

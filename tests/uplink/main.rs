@@ -5,6 +5,7 @@
 
 mod frames;
 mod netlink;
+mod raw_nic;
 mod space;
 mod tap;
 mod wire;

@@ -1,8 +1,11 @@
 //! Network namespaces of a test's own, and what is in them.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use crate::frames::PATIENCE;
 use guestwire::sys::netlink::{Link, Netlink};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -53,8 +56,26 @@ impl Space {
         self.run(|| Netlink::open().unwrap().link(name).unwrap())
     }
 
+    /// Waits until an interface is no more. Programs that other tests are about to run may hold its descriptor for a
+    /// moment.
+    pub(crate) fn wait_until_gone(&self, name: &str) {
+        let end = Instant::now() + PATIENCE;
+        while self.link(name).is_some() {
+            assert!(Instant::now() < end, "{name} is still there");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The MAC address of an interface.
     pub(crate) fn mac(&self, name: &str) -> [u8; 6] {
         self.link(name).unwrap().mac.unwrap()
+    }
+
+    /// A pair of interfaces: `name` here and `peer` in `other`, both up.
+    pub(crate) fn cable(&self, name: &str, other: &Space, peer: &str) {
+        let path = format!("/proc/{}/fd/{}", std::process::id(), other.file.as_raw_fd());
+        self.ip(&format!("link add {name} type veth peer name {peer} netns {path}"));
+        self.ip(&format!("link set {name} up"));
+        other.ip(&format!("link set {peer} up"));
     }
 }

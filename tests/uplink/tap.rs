@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guestwire::frame::vnet::{F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader};
 use guestwire::metrics::Counter;
-use guestwire::sys::netlink::{Change, Monitor};
+use guestwire::sys::netlink::{Change, Monitor, Netlink};
 use guestwire::sys::tap as calls;
 use guestwire::uplink::{FrameBuffer, Gone, Received, Tap, Uplink};
 use nix::sched::{CloneFlags, unshare};
@@ -35,7 +35,7 @@ pub(crate) fn address(space: &Space, name: &str, n: u8) {
     space.ip(&format!("link set {name} up"));
 }
 
-fn socket(space: &Space, address: &str) -> UdpSocket {
+pub(crate) fn socket(space: &Space, address: &str) -> UdpSocket {
     let socket = space.run(|| UdpSocket::bind(address).unwrap());
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
@@ -114,7 +114,7 @@ pub(crate) fn stream(from: &Space, to: &Space, address: &str, len: usize) {
     assert!(receiver.join().unwrap() == data, "the data came out different");
 }
 
-fn assert_whole(seen: &Seen, kind: u8) {
+pub(crate) fn assert_whole(seen: &Seen, kind: u8) {
     // Nearly all of the bytes came in super-frames.
     let count = seen.super_frames.get(&kind).copied().unwrap_or(0);
     assert!(count > 50 && seen.frames < seen.bytes / 4000, "{seen:?}");
@@ -204,9 +204,9 @@ fn a_tap_that_is_deleted_is_gone_and_can_be_made_again() {
     assert!(matches!(tap.receive(&mut FrameBuffer::default()), Received::Gone(Gone::Deleted)));
     assert_eq!(send(&mut tap, &Frame::plain(vec![0; 60])), Err(None));
     assert_eq!(tap.name(), "tap gw0");
-    host(&space, "gw0");
+    drop(host(&space, "gw0"));
     // And with its last queue it ends.
-    assert_eq!(space.link("gw0"), None);
+    space.wait_until_gone("gw0");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_tap_that_exists_is_used_and_left() {
         assert_eq!(new.len(), 2);
     });
     assert!(space.link("old0").is_some() && space.link("many0").is_some());
-    assert_eq!(space.link("new0"), None);
+    space.wait_until_gone("new0");
 }
 
 #[test]
@@ -279,10 +279,11 @@ fn errors_say_what_helps() {
     assert!(error.contains("/dev/net/tun") && error.contains("modprobe tun"), "{error}");
 }
 
-/// Runs one test of this program in a process without capabilities, in the namespace of `space`.
-pub(crate) fn without_capabilities(space: &Space, test: &str) {
+/// Runs one test of this program in a process without capabilities, but for those in `but`, in a namespace.
+pub(crate) fn without_capabilities(space: &Space, but: &str, test: &str) {
     let program = std::env::current_exe().unwrap();
-    let arguments = format!("--bounding-set=-all --inh-caps=-all {} --exact {test} --nocapture", program.display());
+    let arguments =
+        format!("--bounding-set=-all{but} --inh-caps=-all {} --exact {test} --nocapture", program.display());
     let output = space.run(|| {
         let mut command = Command::new("setpriv");
         command.args(arguments.split(' ')).env("GUESTWIRE_WITHOUT_CAPABILITIES", "1").output().unwrap()
@@ -306,7 +307,31 @@ fn without_the_capability_the_error_says_so() {
     }
     let space = Space::new();
     space.ip("tuntap add ours0 mode tap user 0");
-    without_capabilities(&space, "tap::without_the_capability_the_error_says_so");
+    without_capabilities(&space, "", "tap::without_the_capability_the_error_says_so");
+}
+
+#[test]
+fn a_tap_that_joins_a_bridge_reaches_what_is_behind_it() {
+    let (host, lan, guest) = (Space::new(), Space::new(), Space::new());
+    host.cable("eth0", &lan, "lan0");
+    address(&lan, "lan0", 1);
+    host.ip("link add br0 type bridge");
+    host.ip("link set eth0 master br0");
+    host.ip("link set br0 up");
+    let mut tap = host.run(|| {
+        let tap = Tap::open("port0", 1).unwrap().remove(0);
+        let mut netlink = Netlink::open().unwrap();
+        let [port, bridge] = ["port0", "br0"].map(|name| netlink.link(name).unwrap().unwrap().index);
+        netlink.set_bridge(port, Some(bridge)).unwrap();
+        netlink.set_up(port, true).unwrap();
+        tap
+    });
+    let mut device = guest.run(|| Tap::open("eth0", 1).unwrap().remove(0));
+    address(&guest, "eth0", 2);
+    let ((), [_, seen]) = join(&mut tap, &mut device, || stream(&guest, &lan, "10.1.0.1", 20_000_000));
+    assert_whole(&seen, GSO_TCPV4);
+    drop(tap);
+    host.wait_until_gone("port0");
 }
 
 #[test]

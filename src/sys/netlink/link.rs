@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Netlink;
@@ -139,6 +141,15 @@ impl Netlink {
     /// EBUSY, ELOOP or EINVAL for what cannot be; EPERM without CAP_NET_ADMIN.
     pub fn set_bridge(&mut self, index: u32, bridge: Option<u32>) -> io::Result<()> {
         self.set(index, LinkAttribute::Controller(bridge.unwrap_or(0)))
+    }
+
+    /// Lets an interface have no IPv6 address of its own making when it comes up.
+    ///
+    /// # Errors
+    /// EPERM without CAP_NET_ADMIN; others of the kernel, when it has no IPv6.
+    pub fn set_no_link_local(&mut self, index: u32) -> io::Result<()> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        self.set(index, LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]))
     }
 
     fn set(&mut self, index: u32, attribute: LinkAttribute) -> io::Result<()> {

@@ -6,6 +6,7 @@
 mod link;
 mod monitor;
 mod route;
+mod tc;
 
 use std::io;
 

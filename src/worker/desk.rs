@@ -1,0 +1,80 @@
+//! The network's services at work: frames that are answered here.
+//!
+//! Theory of operation. All workers of a network share one [`Services`] under a lock, which is taken for a frame that
+//! is a request and for no other. Whether a frame is one, and whether a guest may send it at all, is said without the
+//! lock. Leases are kept on disk by the supervisor, who hears of changes through a descriptor and looks when it likes.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::service::{Checksums, Outcome, Services, Settings};
+use crate::switch::PortId;
+
+/// See the module's theory of operation.
+#[derive(Debug)]
+pub struct Desk {
+    settings: Settings,
+    services: Mutex<Services>,
+    changed: EventFd,
+}
+
+impl Desk {
+    /// Puts services to work.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(services: Services) -> std::io::Result<Self> {
+        let changed = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(Self { settings: services.settings().clone(), services: Mutex::new(services), changed })
+    }
+
+    /// What is served.
+    #[inline]
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Services> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Readable when leases have changed since [`Self::take_leases`].
+    pub fn changed_fd(&self) -> BorrowedFd<'_> {
+        self.changed.as_fd()
+    }
+
+    /// The leases as text, if there are any to keep.
+    pub fn take_leases(&self) -> Option<String> {
+        // Quiet first, then look.
+        let _ = self.changed.read();
+        self.lock().leases().map(crate::service::Leases::to_text)
+    }
+
+    /// Serves a request.
+    pub(super) fn serve(
+        &self,
+        port: PortId,
+        frame: &[u8],
+        checksums: Checksums,
+        answers: &mut Vec<Vec<u8>>,
+    ) -> Outcome {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut services = self.lock();
+        let generation = |services: &Services| services.leases().map(|leases| leases.generation());
+        let before = generation(&services);
+        let outcome = services.handle(port, frame, checksums, now, answers);
+        if generation(&services) != before {
+            // Can only fail when the counter is full, and then the supervisor is being told already.
+            let _ = self.changed.write(1);
+        }
+        outcome
+    }
+
+    /// A port has gone; its place may be another's.
+    pub(super) fn port_ended(&self, port: PortId) {
+        self.lock().port_ended(port);
+    }
+}

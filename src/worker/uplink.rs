@@ -1,0 +1,238 @@
+//! The network's uplink: what workers give it, and what it brings.
+//!
+//! Theory of operation. To the network an uplink is a port: it has a place in the switch, it is flooded to, addresses
+//! are learned on it. Any worker may give it frames, under a lock taken once for a burst; each goes to the kernel whole,
+//! from its sender's memory, in one system call. One worker, the first, watches its descriptor and reads it: a burst of
+//! frames into memory of its own, from where they go to their receivers like any other burst. So no guest's memory ever
+//! holds a frame that is not for that guest.
+//!
+//! A device that goes away takes nothing else with it: the network's guests go on among themselves, what they send to
+//! it is dropped and counted, and the supervisor, who hears of it, puts another uplink in the place of the old one when
+//! the device is back ([`UplinkHalf::connect`]).
+//!
+//! Limits: [`READ_FRAMES_MAX`] and [`READ_BYTES_MAX`] for what is read in one go.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::frame::offload::{Fit, Offload, Offloads};
+use crate::frame::vnet::F_NEEDS_CSUM;
+use crate::metrics::{Counter, Counters};
+use crate::ring::mailbox::PortShared;
+use crate::ring::{Burst, Bytes, PrivateBurst, VNET_HEADER_READ};
+use crate::sys::poller::{Poller, Trigger};
+use crate::uplink::{FrameBuffer, Gone, Received, Sent, Uplink};
+
+use super::forward::Forwarder;
+use super::receiving::{Delivery, Workshop, bits};
+use super::sender::{Origin, Sender};
+
+/// Frames that are read in one go.
+const READ_FRAMES_MAX: usize = 16;
+/// Bytes after which no more are read.
+const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// See the module's theory of operation.
+#[derive(Debug)]
+pub struct UplinkHalf {
+    shared: Arc<PortShared>,
+    state: Mutex<State>,
+    /// Readable when the uplink has gone.
+    gone: EventFd,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    device: Option<Box<dyn Uplink>>,
+    /// Whether the reading worker watches it already.
+    is_watched: bool,
+}
+
+impl State {
+    /// Lets go of the device.
+    #[cold]
+    fn lose(&mut self, shared: &PortShared, why: &Gone) {
+        let Some(device) = self.device.take() else { return };
+        let network = shared.network.as_str();
+        tracing::warn!(network, "the uplink is gone ({}): {why}; the network waits for it to come back", device.name());
+    }
+}
+
+impl UplinkHalf {
+    /// An uplink without a device yet. Frames for it, and from it, are counted in `shared`.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(shared: Arc<PortShared>) -> std::io::Result<Arc<Self>> {
+        let gone = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(Arc::new(Self { shared, state: Mutex::default(), gone }))
+    }
+
+    /// What it is counted in.
+    pub fn shared(&self) -> &Arc<PortShared> {
+        &self.shared
+    }
+
+    /// Readable when the device has gone, until [`Self::connect`].
+    pub fn gone_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.gone)
+    }
+
+    /// Whether there is no device.
+    pub fn is_gone(&self) -> bool {
+        self.lock().device.is_none()
+    }
+
+    /// Puts a device in place. The worker that reads it has to be woken.
+    pub fn connect(&self, device: Box<dyn Uplink>) {
+        // Can only fail when it was quiet.
+        let _ = self.gone.read();
+        *self.lock() = State { device: Some(device), is_watched: false };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lose(&self, state: &mut State, why: &Gone) {
+        state.lose(&self.shared, why);
+        // Can only fail when the counter is full, and then somebody is being told already.
+        let _ = self.gone.write(1);
+    }
+
+    /// Gives the kernel the frames of a burst that `wanted` has bits for, changed as it needs them, and counts how each
+    /// ended.
+    pub(super) fn give(&self, delivery: &Delivery<'_>, wanted: u32, workshop: &mut Workshop) {
+        let counters = &self.shared.counters.giver;
+        let mut state = self.lock();
+        let Some(device) = &mut state.device else {
+            return counters.add(Counter::DropRxNotReady, u64::from(wanted.count_ones()));
+        };
+        let takes = device.takes();
+        let mut gone = None;
+        for i in bits(wanted) {
+            let is_plain = delivery.burst.plain() & 1 << i != 0;
+            let offload = if is_plain { Offload::None } else { delivery.judged[i] };
+            let (fit, bytes) = (offload.fit(takes), delivery.burst.bytes(i));
+            if fit == Fit::Whole {
+                gone = gone.or(send(device.as_mut(), offload, &bytes, counters));
+            } else {
+                let kind = if matches!(fit, Fit::Segment { .. }) { Counter::RxSegmented } else { Counter::RxChecksummed };
+                counters.count(kind);
+                workshop.change(offload, fit, &bytes, |bytes, offload| {
+                    gone = gone.take().or(send(device.as_mut(), offload, bytes, counters));
+                });
+            }
+        }
+        if let Some(why) = gone {
+            self.lose(&mut state, &why);
+        }
+    }
+
+    /// Has the kernel tell `poller` under `token` when frames are there, if it does not already.
+    pub(super) fn watch(&self, poller: &Poller, token: u64) {
+        let mut state = self.lock();
+        let State { device: Some(device), is_watched } = &mut *state else { return };
+        if !*is_watched {
+            *is_watched = true;
+            if let Err(error) = poller.add(device.fd(), Trigger::Level, token) {
+                self.lose(&mut state, &Gone::Failed(error));
+            }
+        }
+    }
+}
+
+/// Gives the kernel one frame. Returns why no other can be given.
+#[inline]
+fn send(device: &mut dyn Uplink, offload: Offload, bytes: &Bytes<'_>, counters: &Counters) -> Option<Gone> {
+    match device.send(&offload.header(), bytes) {
+        Sent::Whole => {
+            counters.count(Counter::RxFrames);
+            counters.add(Counter::RxBytes, bytes.len() as u64);
+            counters.add_any(Counter::RxGsoFrames, u64::from(matches!(offload, Offload::Segment(_))));
+            None
+        }
+        Sent::Dropped(counter) => {
+            counters.count(counter);
+            None
+        }
+        Sent::Gone(why) => {
+            counters.count(Counter::DropRxNotReady);
+            Some(why)
+        }
+    }
+}
+
+/// What the worker that reads the uplink has for it.
+#[derive(Debug)]
+pub(super) struct Reader {
+    half: Arc<UplinkHalf>,
+    /// Its place on the network.
+    index: usize,
+    sender: Sender,
+    buffers: Vec<FrameBuffer>,
+    headers: Vec<[u8; VNET_HEADER_READ]>,
+    burst: PrivateBurst,
+}
+
+impl Reader {
+    pub(super) fn new(half: Arc<UplinkHalf>, index: usize) -> Self {
+        let sender = Sender::new(half.shared.clone(), Origin::Uplink);
+        Self { half, index, sender, buffers: Vec::new(), headers: Vec::new(), burst: PrivateBurst::default() }
+    }
+
+    pub(super) fn half(&self) -> &UplinkHalf {
+        &self.half
+    }
+
+    /// Reads what is there, and forwards it. Returns the number of frames.
+    pub(super) fn turn(&mut self, forwarder: &mut Forwarder, now_ns: u64) -> usize {
+        self.read();
+        if self.headers.is_empty() {
+            return 0;
+        }
+        let frames = self.headers.iter().copied().zip(self.buffers.iter().map(FrameBuffer::frame));
+        let burst: &Burst = self.burst.fill(frames);
+        forwarder.forward(self.index, &mut self.sender, None, burst, now_ns);
+        burst.len()
+    }
+
+    fn read(&mut self) {
+        self.headers.clear();
+        let counters = &self.half.shared.counters.owner;
+        let mut state = self.half.lock();
+        let mut bytes = 0;
+        while self.headers.len() < READ_FRAMES_MAX && bytes < READ_BYTES_MAX {
+            let Some(device) = &mut state.device else { return };
+            let place = self.headers.len();
+            if place == self.buffers.len() {
+                self.buffers.push(FrameBuffer::default());
+            }
+            match device.receive(&mut self.buffers[place]) {
+                Received::Frame(header) => {
+                    self.sender.sends = device.sends();
+                    bytes += self.buffers[place].frame().len();
+                    let [mut vnet @ .., _, _] = header.emit(0);
+                    // That the kernel has checked a sum is nothing to pass on.
+                    vnet[0] &= F_NEEDS_CSUM;
+                    self.headers.push(vnet);
+                }
+                Received::Nothing => return,
+                Received::Dropped(counter) => {
+                    counters.count(Counter::TxFrames);
+                    counters.count(counter);
+                    bytes += FRAME_COST;
+                }
+                Received::Gone(why) => return self.half.lose(&mut state, &why),
+            }
+        }
+    }
+}
+
+/// What a frame that is lost counts for in [`READ_BYTES_MAX`], so that a device with nothing else ends the turn too.
+const FRAME_COST: usize = READ_BYTES_MAX / READ_FRAMES_MAX;
+
+/// What an uplink takes that takes nothing: for tests of what is done in software.
+#[cfg(test)]
+pub(super) const TAKES_NOTHING: Offloads = Offloads { checksum: false, tso4: false, tso6: false, ecn: false, uso4: false, uso6: false };
