@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::frame::offload::{Fit, Offload, Offloads};
+use crate::frame::offload::{Fit, Offload};
 use crate::frame::vnet::F_NEEDS_CSUM;
 use crate::metrics::{Counter, Counters};
 use crate::ring::mailbox::PortShared;
@@ -233,6 +233,3 @@ impl Reader {
 /// What a frame that is lost counts for in [`READ_BYTES_MAX`], so that a device with nothing else ends the turn too.
 const FRAME_COST: usize = READ_BYTES_MAX / READ_FRAMES_MAX;
 
-/// What an uplink takes that takes nothing: for tests of what is done in software.
-#[cfg(test)]
-pub(super) const TAKES_NOTHING: Offloads = Offloads { checksum: false, tso4: false, tso6: false, ecn: false, uso4: false, uso6: false };
