@@ -38,6 +38,16 @@ impl Mode {
         }
     }
 
+    /// The descriptor of a tap that our parent process left us, if the network is made of one.
+    pub fn inherited_tap(&self) -> Option<InheritedFd> {
+        let tap = match self {
+            Mode::HostOnly(host_only) => &host_only.tap,
+            Mode::Bridged(Bridged { via: Via::Tap(tap), .. }) => tap,
+            Mode::Internal(_) | Mode::Bridged(_) => return None,
+        };
+        if let TapSource::Inherit(fd) = tap { Some(*fd) } else { None }
+    }
+
     /// What guests are held to unless the user says otherwise.
     pub fn default_security(&self) -> Security {
         match self {

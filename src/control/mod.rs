@@ -12,6 +12,7 @@
 //! session, and [`FLUSH_MAX`](crate::metrics::export::FLUSH_MAX) for whoever reads statistics.
 
 mod backoff;
+mod beyond;
 mod clients;
 mod hints;
 pub mod leases;

@@ -112,6 +112,13 @@ impl Common {
         Ok(Self { nofile_limit, macs: Macs::new(), next: 0, ended })
     }
 
+    /// A number for an uplink, which is counted as a port.
+    pub(super) fn uplink_number(&mut self) -> u32 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
     /// Readable when [`Common::take_ended`] has something to tell.
     pub(super) fn ended_fd(&self) -> BorrowedFd<'_> {
         self.ended.wake.as_fd()

@@ -17,11 +17,12 @@ use std::time::Instant;
 use super::listeners::Door;
 use super::running::Running;
 use super::source::NetworkId;
-use super::start::{StartError, bind, check_network, failed, start_network};
+use super::start::{StartError, bind, failed, start_network};
 use super::supervisor::Supervisor;
 use super::ways::WayIn;
 use crate::config::file::{self, FileError};
 use crate::config::{Attachment, Config, Network};
+use crate::mode::InheritedTaps;
 
 /// What will be in the place of what runs.
 #[derive(Debug, Default)]
@@ -95,10 +96,9 @@ impl Supervisor {
                 }
                 before => {
                     let is_new = before.is_none();
-                    check_network(network)?;
                     let id = self.new_id().map_err(failed("run one more network"))?;
                     if is_new {
-                        plan.new.push(start_network(id, network)?);
+                        plan.new.push(start_network(id, network, &mut InheritedTaps::new(), &mut self.common)?);
                     } else {
                         plan.anew.push((id, network.clone()));
                     }
@@ -185,14 +185,15 @@ impl Supervisor {
         left: &[Network],
         ways: &mut Vec<(NetworkId, WayIn, Option<Door>)>,
     ) -> io::Result<()> {
-        let error = match start_network(id, network) {
+        let taps = &mut InheritedTaps::new();
+        let error = match start_network(id, network, taps, &mut self.common) {
             Ok(running) => return self.add(running),
             Err(error) => error,
         };
         ways.retain(|(of, _, _)| *of != id);
         let Some(before) = left.iter().find(|before| before.name == network.name) else { return Ok(()) };
         tracing::error!("SIGHUP: network {}: {error}; it is started again as it was before", network.name);
-        match start_network(id, before) {
+        match start_network(id, before, taps, &mut self.common) {
             Ok(running) => {
                 ways.extend(WayIn::all(before).into_iter().map(|way| (id, way, None)));
                 self.add(running)

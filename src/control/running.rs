@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::beyond::Beyond;
 use super::clients::{Attempt, Clients};
 use super::listeners::{Door, Listeners};
 use super::ports::{Common, EndedPort, Ports};
@@ -17,6 +18,7 @@ use super::source::{NetworkId, Source};
 use super::ways::WayIn;
 use crate::config::{Attachment, Network};
 use crate::metrics::WorkerCounters;
+use crate::mode::Made;
 use crate::metrics::export::{PortReport, Report, WorkerReport, seconds};
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::socket::connect_now;
@@ -32,6 +34,7 @@ pub(super) struct Running {
     pub(super) listeners: Listeners,
     pub(super) clients: Clients,
     pub(super) ports: Ports,
+    pub(super) beyond: Beyond,
     /// None once it is leaving.
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<WorkerCounters>>,
@@ -41,10 +44,11 @@ pub(super) struct Running {
 
 impl Running {
     /// A network that has no way in yet.
-    pub(super) fn new(id: NetworkId, network: &Network) -> io::Result<Self> {
+    pub(super) fn new(id: NetworkId, network: &Network, made: Made, common: &mut Common) -> io::Result<Self> {
+        let beyond = Beyond::new(network, made, common.uplink_number())?;
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
-        let segment = worker::Network::new(seed);
+        let segment = worker::Network::with(beyond.parts(), seed);
         let mut workers = Vec::new();
         for number in 0..network.workers.get() {
             let worker = Worker::new(segment.clone()).and_then(|worker| worker.spawn(&format!("worker-{number}")));
@@ -64,6 +68,7 @@ impl Running {
             listeners: Listeners::new(id),
             clients: Clients::default(),
             ports,
+            beyond,
             counters: workers.iter().map(|worker| worker.counters().clone()).collect(),
             workers,
             ended: Vec::new(),
@@ -73,7 +78,8 @@ impl Running {
     /// Has its workers watched.
     pub(super) fn watch(&self, poller: &Poller) -> io::Result<()> {
         let token = Source::WorkerEnded(self.id).token();
-        self.workers.iter().try_for_each(|worker| poller.add(worker.ended_fd(), Trigger::Level, token))
+        self.workers.iter().try_for_each(|worker| poller.add(worker.ended_fd(), Trigger::Level, token))?;
+        self.beyond.watch(self.id, poller)
     }
 
     /// Whether it has ended but for its last sessions.
@@ -106,9 +112,18 @@ impl Running {
         self.close_unless(|_| false, poller)
     }
 
+    /// Has its workers look around.
+    pub(super) fn ring_bells(&self) {
+        self.workers.iter().for_each(|worker| worker.mailbox().ring_bell());
+    }
+
     fn stop_workers(&mut self, poller: &Poller) {
         self.workers.iter().for_each(|worker| poller.remove(worker.ended_fd()));
         WorkerHandle::stop_all(std::mem::take(&mut self.workers));
+        self.beyond.ignore(poller);
+        self.beyond.write_leases();
+        // The device and its lease file are free for another network.
+        self.beyond = Beyond::default();
     }
 
     /// The end of the process begins: nobody new comes in. Returns the workers, which are to be stopped next.
@@ -156,6 +171,7 @@ impl Running {
     /// Its figures now, with the last of ports that have ended since they were taken before.
     pub(super) fn report(&mut self) -> Report<'_> {
         let mut ports = std::mem::take(&mut self.ended);
+        ports.extend(self.beyond.report());
         ports.extend(self.ports.reports());
         ports.sort_by_key(|report| report.port);
         let workers = self.counters.iter().enumerate().map(|(number, counters)| WorkerReport::new(number, counters));

@@ -38,6 +38,14 @@ pub(super) enum Source {
     ResumeTimer,
     /// A VMM that was not there may be there now. Runs only while one is not.
     RetryTimer,
+    /// The device behind the network's uplink has gone.
+    UplinkGone(NetworkId),
+    /// Something has happened to an interface of the host. Exists only where there are uplinks.
+    Links,
+    /// Leases have changed.
+    LeasesChanged(NetworkId),
+    /// Leases that have changed are to be written now.
+    LeaseTimer,
     /// A line of statistics is due. Exists only where statistics are wanted.
     StatsTimer,
 }
@@ -56,6 +64,10 @@ impl Source {
             Source::StatsTimer => token(4, NetworkId::FIRST, 0),
             Source::WorkerEnded(network) => token(5, network, 0),
             Source::Listener(network, index) => token(6, network, index),
+            Source::UplinkGone(network) => token(7, network, 0),
+            Source::Links => token(8, NetworkId::FIRST, 0),
+            Source::LeasesChanged(network) => token(9, network, 0),
+            Source::LeaseTimer => token(10, NetworkId::FIRST, 0),
         }
     }
 
@@ -70,6 +82,10 @@ impl Source {
             4 => Source::StatsTimer,
             5 => Source::WorkerEnded(network),
             6 => Source::Listener(network, (token & u64::from(u32::MAX)) as u32),
+            7 => Source::UplinkGone(network),
+            8 => Source::Links,
+            9 => Source::LeasesChanged(network),
+            10 => Source::LeaseTimer,
             _ => return None,
         };
         (source.token() == token).then_some(source)
@@ -82,19 +98,22 @@ mod tests {
 
     #[test]
     fn tokens_are_unambiguous() {
-        use Source::{Listener, ResumeTimer, RetryTimer, SessionEnded, Signals, StatsTimer, WorkerEnded};
+        use Source::{LeaseTimer, LeasesChanged, Links, Listener, ResumeTimer, RetryTimer};
+        use Source::{SessionEnded, Signals, StatsTimer, UplinkGone, WorkerEnded};
         let last = NetworkId((1 << NETWORK_BITS) - 1);
         assert_eq!(last.next(), None);
         let one = NetworkId::FIRST.next().unwrap();
         let of_networks = [NetworkId::FIRST, one, last].into_iter().flat_map(|network| {
-            [WorkerEnded(network), Listener(network, 0), Listener(network, 1), Listener(network, u32::MAX)]
+            let listeners = [0, 1, u32::MAX].map(|index| Listener(network, index));
+            listeners.into_iter().chain([WorkerEnded(network), UplinkGone(network), LeasesChanged(network)])
         });
         let mut seen = std::collections::HashSet::new();
-        for source in [Signals, SessionEnded, ResumeTimer, RetryTimer, StatsTimer].into_iter().chain(of_networks) {
+        let others = [Signals, SessionEnded, ResumeTimer, RetryTimer, StatsTimer, Links, LeaseTimer];
+        for source in others.into_iter().chain(of_networks) {
             assert_eq!(Source::from_token(source.token()), Some(source));
             assert!(seen.insert(source.token()), "{source:?}");
         }
-        assert_eq!(Source::from_token(7 << KIND_SHIFT), None);
+        assert_eq!(Source::from_token(11 << KIND_SHIFT), None);
         assert_eq!(Source::from_token(1), None);
         assert_eq!(Source::from_token(u64::MAX), None);
     }

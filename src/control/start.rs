@@ -10,17 +10,18 @@ use nix::sys::signal::Signal;
 
 use super::hints::all_instructions;
 use super::listeners::Door;
+use super::ports::Common;
 use super::running::Running;
 use super::source::NetworkId;
 use super::statistics::Statistics;
 use super::supervisor::Supervisor;
 use super::ways::WayIn;
 use super::{FDS_PER_PORT, FDS_SPARE};
-use crate::config::{Attachment, Config, Group, Internal, Listen, Mode, Network, Stats, StatsTarget};
-use crate::mode;
+use crate::config::{Attachment, Config, Group, Listen, Network, Stats, StatsTarget};
+use crate::mode::{self, InheritedTaps, ModeError};
 use crate::sys::rlimit::raise_nofile;
 use crate::sys::signals::Signals;
-use crate::sys::socket::{BindError, BoundSocket, InheritError, InheritedSocket, group_number, inherit};
+use crate::sys::socket::{BindError, BoundSocket, InheritError, InheritedSocket, group_number, inherit, take_over};
 
 /// Why the process could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -50,15 +51,13 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// This version cannot do what a network asks for.
-    #[error("network {network}: {what} are not there yet on networks of mode {mode}")]
-    NotThereYet {
+    /// What a network is made of cannot be made.
+    #[error("network {network}: {source}")]
+    Mode {
         /// The network's name.
         network: String,
-        /// Its mode.
-        mode: &'static str,
-        /// What is missing.
-        what: &'static str,
+        /// Why.
+        source: ModeError,
     },
     /// The system refused something else.
     #[error("cannot {doing}: {source}")]
@@ -83,7 +82,11 @@ pub(super) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StartError {
 }
 
 /// What our parent left us, by the descriptor's number.
-type Inherited = HashMap<RawFd, InheritedSocket>;
+#[derive(Default)]
+struct Inherited {
+    sockets: HashMap<RawFd, InheritedSocket>,
+    taps: InheritedTaps,
+}
 
 /// Starts everything; what has been started is undone when something cannot be.
 pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
@@ -97,36 +100,33 @@ pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
         Supervisor::new(config.clone(), signals, nofile_limit, statistics).map_err(failed("wait for events"))?;
     for network in &config.networks {
         let id = supervisor.new_id().map_err(failed("run one more network"))?;
-        let running = start_network(id, network)?;
+        let running = start_network(id, network, &mut inherited.taps, &mut supervisor.common)?;
         supervisor.add(running).map_err(failed("wait for events"))?;
         for way in WayIn::all(network) {
-            open(&mut supervisor, id, way, &mut inherited)?;
+            open(&mut supervisor, id, way, &mut inherited.sockets)?;
         }
     }
     tell(config);
     Ok(supervisor)
 }
 
-/// What can be said of a network without starting it: whether this version can do what it asks for.
-pub(super) fn check_network(network: &Network) -> Result<(), StartError> {
-    if matches!(network.mode, Mode::Internal(Internal { services: None })) {
-        return Ok(());
-    }
-    let what = if network.services().is_some() { "addresses for guests" } else { "uplinks" };
-    Err(StartError::NotThereYet { network: network.name.to_string(), mode: network.mode.name(), what })
-}
-
 /// Starts one network: everything but the ways into it.
 ///
 /// Whatever else a network is made of, its uplink and its services, begins here and nowhere else.
-pub(super) fn start_network(id: NetworkId, network: &Network) -> Result<Running, StartError> {
-    check_network(network)?;
+pub(super) fn start_network(
+    id: NetworkId,
+    network: &Network,
+    taps: &mut InheritedTaps,
+    common: &mut Common,
+) -> Result<Running, StartError> {
+    let made =
+        mode::make(network, taps).map_err(|source| StartError::Mode { network: network.name.to_string(), source })?;
     tracing::info!(network = network.name.as_str(), offloads = %network.offload, "{}", mode::summary(network));
-    Running::new(id, network).map_err(failed("start workers"))
+    Running::new(id, network, made, common).map_err(failed("start workers"))
 }
 
 /// Opens one way into a network.
-fn open(supervisor: &mut Supervisor, id: NetworkId, way: WayIn, inherited: &mut Inherited) -> Result<(), StartError> {
+fn open(supervisor: &mut Supervisor, id: NetworkId, way: WayIn, inherited: &mut HashMap<RawFd, InheritedSocket>) -> Result<(), StartError> {
     let door = match &way.attachment {
         Attachment::Connect(_) => {
             if let Some(running) = supervisor.networks.get_mut(&id) {
@@ -148,12 +148,17 @@ fn open(supervisor: &mut Supervisor, id: NetworkId, way: WayIn, inherited: &mut 
 }
 
 fn inherit_all(networks: &[Network]) -> Result<Inherited, StartError> {
-    let mut inherited = Inherited::new();
+    let mut inherited = Inherited::default();
     for way in networks.iter().flat_map(WayIn::all) {
         let Attachment::Inherit(fd) = way.attachment else { continue };
         let number = fd.number();
         let socket = inherit(number).map_err(|source| StartError::Inherit { number, source })?;
-        inherited.insert(number, socket);
+        inherited.sockets.insert(number, socket);
+    }
+    for fd in networks.iter().filter_map(|network| network.mode.inherited_tap()) {
+        let number = fd.number();
+        let tap = take_over(number).map_err(|source| StartError::Inherit { number, source })?;
+        inherited.taps.insert(number, tap);
     }
     Ok(inherited)
 }

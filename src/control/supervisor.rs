@@ -10,6 +10,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::RESUME_AFTER;
+use super::beyond::LEASES_WAIT;
 use super::listeners::Door;
 use super::ports::Common;
 use super::running::Running;
@@ -19,6 +20,7 @@ use super::statistics::{ENDED_PORTS_MAX, Statistics};
 use super::timer::Timer;
 use super::ways::WayIn;
 use crate::config::Config;
+use crate::sys::netlink::Monitor;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::signals::Signals;
 use crate::worker::WorkerHandle;
@@ -34,7 +36,10 @@ pub(super) struct Supervisor {
     pub(super) networks: BTreeMap<NetworkId, Running>,
     /// The id of the next network; none when all are used up.
     next_id: Option<NetworkId>,
-    common: Common,
+    pub(super) common: Common,
+    /// Hears of the host's interfaces. Only where there are uplinks.
+    monitor: Option<Monitor>,
+    lease_timer: Timer,
     resume: Timer,
     retry: Timer,
     statistics: Option<Statistics>,
@@ -55,6 +60,8 @@ impl Supervisor {
             networks: BTreeMap::new(),
             next_id: Some(NetworkId::FIRST),
             common: Common::new(nofile_limit)?,
+            monitor: None,
+            lease_timer: Timer::new()?,
             resume: Timer::new()?,
             retry: Timer::new()?,
             statistics,
@@ -63,6 +70,7 @@ impl Supervisor {
         supervisor.watch(supervisor.common.ended_fd(), Source::SessionEnded)?;
         supervisor.watch(&supervisor.resume, Source::ResumeTimer)?;
         supervisor.watch(&supervisor.retry, Source::RetryTimer)?;
+        supervisor.watch(&supervisor.lease_timer, Source::LeaseTimer)?;
         if let Some(statistics) = &supervisor.statistics {
             supervisor.watch(statistics.timer(), Source::StatsTimer)?;
         }
@@ -83,6 +91,11 @@ impl Supervisor {
     /// Adds a network.
     pub(super) fn add(&mut self, running: Running) -> io::Result<()> {
         running.watch(&self.poller)?;
+        if running.beyond.has_uplink() && self.monitor.is_none() {
+            let monitor = Monitor::open()?;
+            self.watch(monitor.fd(), Source::Links)?;
+            self.monitor = Some(monitor);
+        }
         self.networks.insert(running.id, running);
         Ok(())
     }
@@ -142,6 +155,15 @@ impl Supervisor {
                 self.retry.take()?;
                 self.try_clients()?;
             }
+            Source::UplinkGone(_) | Source::Links => self.follow_uplinks()?,
+            Source::LeasesChanged(id) => {
+                self.networks.get(&id).iter().for_each(|running| running.beyond.hear_of_leases());
+                self.lease_timer.once(LEASES_WAIT)?;
+            }
+            Source::LeaseTimer => {
+                self.lease_timer.take()?;
+                self.networks.values_mut().for_each(|running| running.beyond.write_leases());
+            }
             Source::StatsTimer => {
                 if let Some(statistics) = &mut self.statistics {
                     statistics.take_timer()?;
@@ -150,6 +172,18 @@ impl Supervisor {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Opens uplinks again whose devices are back.
+    fn follow_uplinks(&mut self) -> io::Result<()> {
+        let Some(monitor) = &mut self.monitor else { return Ok(()) };
+        let events = monitor.read()?;
+        for running in self.networks.values_mut().filter(|running| !running.is_leaving()) {
+            if running.beyond.follow(&running.network, &events, monitor) {
+                running.ring_bells();
+            }
+        }
+        Ok(())
     }
 
     fn take_signals(&mut self) -> io::Result<ControlFlow<()>> {
@@ -240,6 +274,7 @@ impl Supervisor {
         let Self { mut networks, poller, statistics, .. } = self;
         let workers = networks.values_mut().flat_map(|running| running.close_for_good(&poller)).collect();
         WorkerHandle::stop_all(workers);
+        networks.values_mut().for_each(|running| running.beyond.write_leases());
         if let Some(mut statistics) = statistics {
             statistics.write(networks.values_mut());
             statistics.finish();

@@ -289,12 +289,11 @@ pub enum InheritError {
     System(#[from] io::Error),
 }
 
-/// Takes over a descriptor that our parent process left us, and finds out what it is. A descriptor that is not a Unix
-/// stream socket is closed.
+/// Takes over a descriptor that our parent process left us, whatever it is.
 ///
 /// # Errors
 /// See [`InheritError`].
-pub fn inherit(number: RawFd) -> Result<InheritedSocket, InheritError> {
+pub fn take_over(number: RawFd) -> Result<OwnedFd, InheritError> {
     // SAFETY: F_GETFD reads a flag of whatever has the number, and touches no memory.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
     // A descriptor that survived exec(2) does not have the flag, and each one that this process opens has it, as std
@@ -306,6 +305,15 @@ pub fn inherit(number: RawFd) -> Result<InheritedSocket, InheritError> {
     // happens to it, so that it is not taken a second time.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(io::Error::from)?;
+    Ok(fd)
+}
+
+/// Does that, and finds out what it is. A descriptor that is not a Unix stream socket is closed.
+///
+/// # Errors
+/// See [`InheritError`].
+pub fn inherit(number: RawFd) -> Result<InheritedSocket, InheritError> {
+    let fd = take_over(number)?;
     let address = match getsockname::<SockaddrStorage>(number) {
         Err(Errno::ENOTSOCK) => return Err(InheritError::NotAUnixSocket),
         address => address.map_err(io::Error::from)?,

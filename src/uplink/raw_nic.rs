@@ -1,7 +1,7 @@
 //! A network interface of the host, shared with its guests: a raw packet socket beside the host's own stack.
 //!
 //! Theory of operation. The interface takes frames for anybody (promiscuous) as long as the socket is open, and a BPF
-//! program lets through those for the addresses of our ports ([`RawNic::set_addresses`]) and for groups. Frames that we
+//! program lets through those for the addresses of our ports ([`Uplink::set_addresses`]) and for groups. Frames that we
 //! send are not heard by us; those of the host are, if there is a way back to it ([`NoHostLeg`] says why not). What
 //! guests send to the host's address goes there and not to the wire, and what they send to groups goes to both.
 //!
@@ -84,7 +84,7 @@ pub struct Opened {
 }
 
 impl RawNic {
-    /// Opens `queues` sockets on the interface `name`. No unicast frame is heard before [`Self::set_addresses`].
+    /// Opens `queues` sockets on the interface `name`. No unicast frame is heard before [`Uplink::set_addresses`].
     ///
     /// # Errors
     /// See [`RawNicError`]: the text says what helps.
@@ -120,24 +120,6 @@ impl RawNic {
     /// The interface, as it was when it was opened.
     pub fn link(&self) -> &Link {
         &self.link
-    }
-
-    /// Hears frames for these addresses and no others: those of all ports that there are, guests' and our own.
-    ///
-    /// # Errors
-    /// When the kernel does not take the program, which means that it is out of memory. The addresses before stay.
-    pub fn set_addresses(&mut self, addresses: &[MacAddr]) -> io::Result<()> {
-        let mut addresses: Vec<[u8; 6]> = addresses.iter().map(|address| address.0).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        packet::set_filter(&self.socket, &filter::program(&addresses, self.own.0))?;
-        self.addresses = addresses;
-        Ok(())
-    }
-
-    /// What the kernel threw away since the last time, because we did not take it soon enough: to be counted so.
-    pub fn lost(&self) -> (Counter, u64) {
-        (Counter::DropTxQueueFull, packet::lost(&self.socket).map_or(0, u64::from))
     }
 
     /// Whether the frame that was just received is one of ours that has come back.
@@ -190,6 +172,19 @@ fn socket(link: &Link, with_host: bool) -> io::Result<(OwnedFd, usize)> {
 }
 
 impl Uplink for RawNic {
+    fn set_addresses(&mut self, addresses: &[MacAddr]) -> io::Result<()> {
+        let mut addresses: Vec<[u8; 6]> = addresses.iter().map(|address| address.0).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        packet::set_filter(&self.socket, &filter::program(&addresses, self.own.0))?;
+        self.addresses = addresses;
+        Ok(())
+    }
+
+    fn lost(&mut self) -> (Counter, u64) {
+        (Counter::DropTxQueueFull, packet::lost(&self.socket).map_or(0, u64::from))
+    }
+
     fn name(&self) -> String {
         let name = rustix::net::netdevice::index_to_name(&self.socket, self.link.index);
         format!("nic {}", name.unwrap_or_else(|_| self.link.name.clone()))

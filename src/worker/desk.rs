@@ -5,12 +5,13 @@
 //! lock. Leases are kept on disk by the supervisor, who hears of changes through a descriptor and looks when it likes.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::service::{Checksums, Outcome, Services, Settings};
+use crate::service::{Checksums, Leases, Outcome, Services, Settings};
 use crate::switch::PortId;
 
 /// See the module's theory of operation.
@@ -18,6 +19,8 @@ use crate::switch::PortId;
 pub struct Desk {
     settings: Settings,
     services: Mutex<Services>,
+    /// The leases' generation when they were last taken.
+    taken: AtomicU64,
     changed: EventFd,
 }
 
@@ -28,7 +31,8 @@ impl Desk {
     /// When the process is out of descriptors.
     pub fn new(services: Services) -> std::io::Result<Self> {
         let changed = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Self { settings: services.settings().clone(), services: Mutex::new(services), changed })
+        let taken = AtomicU64::new(generation(&services));
+        Ok(Self { settings: services.settings().clone(), services: Mutex::new(services), taken, changed })
     }
 
     /// What is served.
@@ -41,16 +45,22 @@ impl Desk {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Readable when leases have changed since [`Self::take_leases`].
+    /// Readable when leases have changed since [`Self::quiet`].
     pub fn changed_fd(&self) -> BorrowedFd<'_> {
         self.changed.as_fd()
     }
 
-    /// The leases as text, if there are any to keep.
-    pub fn take_leases(&self) -> Option<String> {
-        // Quiet first, then look.
+    /// Says no more of leases that have changed until others do.
+    pub fn quiet(&self) {
+        // Can only fail when it was quiet.
         let _ = self.changed.read();
-        self.lock().leases().map(crate::service::Leases::to_text)
+    }
+
+    /// The leases as text, if they have changed since they were last taken.
+    pub fn take_changed_leases(&self) -> Option<String> {
+        let services = self.lock();
+        let now = generation(&services);
+        if self.taken.swap(now, Ordering::Relaxed) == now { None } else { services.leases().map(Leases::to_text) }
     }
 
     /// Serves a request.
@@ -63,7 +73,6 @@ impl Desk {
     ) -> Outcome {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut services = self.lock();
-        let generation = |services: &Services| services.leases().map(|leases| leases.generation());
         let before = generation(&services);
         let outcome = services.handle(port, frame, checksums, now, answers);
         if generation(&services) != before {
@@ -77,4 +86,8 @@ impl Desk {
     pub(super) fn port_ended(&self, port: PortId) {
         self.lock().port_ended(port);
     }
+}
+
+fn generation(services: &Services) -> u64 {
+    services.leases().map_or(0, Leases::generation)
 }

@@ -68,7 +68,7 @@ pub struct Parts {
     /// The way out.
     pub uplink: Option<Arc<UplinkHalf>>,
     /// What is answered here.
-    pub services: Option<Desk>,
+    pub services: Option<Arc<Desk>>,
 }
 
 /// A port's place on the network.
@@ -129,7 +129,7 @@ impl Network {
 
     /// What is answered here.
     pub fn services(&self) -> Option<&Desk> {
-        self.parts.services.as_ref()
+        self.parts.services.as_deref()
     }
 
     /// Nanoseconds of a monotonic clock that all workers share.
@@ -193,7 +193,15 @@ impl Network {
         if let Some(place) = places.get_mut(index) {
             *place = None;
         }
+        self.tell_uplink(&places);
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Tells the uplink whose frames it is to bring.
+    fn tell_uplink(&self, places: &[Option<Place>]) {
+        if let Some(half) = &self.parts.uplink {
+            half.set_addresses(places.iter().flatten().filter_map(|place| place.mac).collect());
+        }
     }
 
     /// Notes the address that the guest of port `index` sends from. Returns the number of another port whose guest
@@ -204,6 +212,7 @@ impl Network {
         if let Some(Some(place)) = places.get_mut(index) {
             place.mac = Some(mac);
         }
+        self.tell_uplink(&places);
         twin
     }
 }

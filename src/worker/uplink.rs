@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::{Fit, Offload};
 use crate::frame::vnet::F_NEEDS_CSUM;
 use crate::metrics::{Counter, Counters};
@@ -47,6 +48,8 @@ struct State {
     device: Option<Box<dyn Uplink>>,
     /// Whether the reading worker watches it already.
     is_watched: bool,
+    /// Those of guests.
+    addresses: Vec<MacAddr>,
 }
 
 impl State {
@@ -84,11 +87,32 @@ impl UplinkHalf {
         self.lock().device.is_none()
     }
 
-    /// Puts a device in place. The worker that reads it has to be woken.
-    pub fn connect(&self, device: Box<dyn Uplink>) {
+    /// Says no more that the device has gone, until another has.
+    pub fn hear_of_gone(&self) {
         // Can only fail when it was quiet.
         let _ = self.gone.read();
-        *self.lock() = State { device: Some(device), is_watched: false };
+    }
+
+    /// Puts a device in place. The worker that reads it has to be woken.
+    pub fn connect(&self, mut device: Box<dyn Uplink>) {
+        let mut state = self.lock();
+        set_addresses(device.as_mut(), &state.addresses);
+        (state.device, state.is_watched) = (Some(device), false);
+    }
+
+    /// Lets go of the device.
+    pub fn disconnect(&self, why: &Gone) {
+        let mut state = self.lock();
+        self.lose(&mut state, why);
+    }
+
+    /// Tells the device whose frames it is to bring: those for guests with these addresses.
+    pub(super) fn set_addresses(&self, addresses: Vec<MacAddr>) {
+        let mut state = self.lock();
+        if let Some(device) = &mut state.device {
+            set_addresses(device.as_mut(), &addresses);
+        }
+        state.addresses = addresses;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -133,13 +157,19 @@ impl UplinkHalf {
     /// Has the kernel tell `poller` under `token` when frames are there, if it does not already.
     pub(super) fn watch(&self, poller: &Poller, token: u64) {
         let mut state = self.lock();
-        let State { device: Some(device), is_watched } = &mut *state else { return };
+        let State { device: Some(device), is_watched, .. } = &mut *state else { return };
         if !*is_watched {
             *is_watched = true;
             if let Err(error) = poller.add(device.fd(), Trigger::Level, token) {
                 self.lose(&mut state, &Gone::Failed(error));
             }
         }
+    }
+}
+
+fn set_addresses(device: &mut dyn Uplink, addresses: &[MacAddr]) {
+    if let Err(error) = device.set_addresses(addresses) {
+        tracing::warn!("{} cannot be told the addresses of guests: {error}", device.name());
     }
 }
 
@@ -218,7 +248,11 @@ impl Reader {
                     vnet[0] &= F_NEEDS_CSUM;
                     self.headers.push(vnet);
                 }
-                Received::Nothing => return,
+                Received::Nothing => {
+                    let (counter, lost) = device.lost();
+                    counters.add_any(Counter::TxFrames, lost);
+                    return counters.add_any(counter, lost);
+                }
                 Received::Dropped(counter) => {
                     counters.count(Counter::TxFrames);
                     counters.count(counter);

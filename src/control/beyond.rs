@@ -1,0 +1,178 @@
+//! What a network is made of beside its ports, as the supervisor keeps it: its uplink, and the file of its leases.
+//!
+//! Theory of operation. The worker that reads an uplink says when its device has gone. From then on every change of the
+//! host's interfaces is an occasion to open it again: as soon as the interface that the user named is there, or at once
+//! if it is a tap of our own. Leases are written a moment after they have changed, so that a guest that makes them
+//! change all the time costs a file now and then and no more.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use super::leases::LeaseFile;
+use super::source::{NetworkId, Source};
+use crate::config::{IfName, Mode, Network, TapSource, Via, lease_file};
+use crate::metrics::export::PortReport;
+use crate::mode::{self, InheritedTaps, Made};
+use crate::ring::mailbox::PortShared;
+use crate::service::{Leases, Services};
+use crate::sys::netlink::{Change, Event, Monitor};
+use crate::sys::poller::{Poller, Trigger};
+use crate::uplink::Gone;
+use crate::worker::{Desk, Parts, UplinkHalf};
+
+/// How long leases that have changed wait to be written.
+pub(super) const LEASES_WAIT: Duration = Duration::from_secs(1);
+
+/// See the module's theory of operation.
+#[derive(Debug, Default)]
+pub(super) struct Beyond {
+    uplink: Option<Arc<UplinkHalf>>,
+    desk: Option<Arc<Desk>>,
+    file: Option<LeaseFile>,
+    /// Why the uplink could not be opened the last time, so that it is told once.
+    last_error: Option<String>,
+}
+
+impl Beyond {
+    /// Puts together what a network was made of. `number` is the uplink's, as a port.
+    pub(super) fn new(network: &Network, made: Made, number: u32) -> io::Result<Self> {
+        let mut beyond = Self::default();
+        if let Some(device) = made.uplink {
+            let shared = PortShared::new(number, network.name.to_string(), [0; 6])?;
+            let half = UplinkHalf::new(Arc::new(shared))?;
+            half.connect(device);
+            beyond.uplink = Some(half);
+        }
+        if let Some(settings) = made.services {
+            let file = settings.v4.is_some().then(|| open_lease_file(network)).flatten();
+            let leases = file.as_ref().map_or_else(Leases::default, LeaseFile::load);
+            beyond.desk = Some(Arc::new(Desk::new(Services::new(settings, leases))?));
+            beyond.file = file;
+        }
+        Ok(beyond)
+    }
+
+    /// For the network's workers.
+    pub(super) fn parts(&self) -> Parts {
+        Parts { uplink: self.uplink.clone(), services: self.desk.clone() }
+    }
+
+    /// Whether there is an uplink.
+    pub(super) fn has_uplink(&self) -> bool {
+        self.uplink.is_some()
+    }
+
+    /// The uplink's figures now.
+    pub(super) fn report(&self) -> Option<PortReport> {
+        let shared = self.uplink.as_ref()?.shared();
+        Some(PortReport::new(shared.number, Some("uplink".into()), false, &shared.counters))
+    }
+
+    /// Has what it hears from watched.
+    pub(super) fn watch(&self, id: NetworkId, poller: &Poller) -> io::Result<()> {
+        if let Some(half) = &self.uplink {
+            poller.add(half.gone_fd(), Trigger::Level, Source::UplinkGone(id).token())?;
+        }
+        match &self.desk {
+            Some(desk) if self.file.is_some() => {
+                poller.add(desk.changed_fd(), Trigger::Level, Source::LeasesChanged(id).token())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ceases to have it watched.
+    pub(super) fn ignore(&self, poller: &Poller) {
+        self.uplink.iter().for_each(|half| poller.remove(half.gone_fd()));
+        self.desk.iter().for_each(|desk| poller.remove(desk.changed_fd()));
+    }
+
+    /// Takes note that leases have changed: they are quiet until they are written.
+    pub(super) fn hear_of_leases(&self) {
+        self.desk.iter().for_each(|desk| desk.quiet());
+    }
+
+    /// Writes the leases if they have changed since they were written.
+    pub(super) fn write_leases(&mut self) {
+        if let (Some(desk), Some(file)) = (&self.desk, &mut self.file)
+            && let Some(text) = desk.take_changed_leases()
+        {
+            file.save(&text);
+        }
+    }
+
+    /// Looks at what has happened to the host's interfaces, and at whether the uplink is there. Returns whether it has
+    /// come back, so that the workers have to look.
+    pub(super) fn follow(&mut self, network: &Network, events: &[Event], monitor: &Monitor) -> bool {
+        let Some(half) = &self.uplink else { return false };
+        half.hear_of_gone();
+        let needed = needed_interface(network);
+        let is_new = |event: &Event| {
+            Some(event.name.as_str()) == needed.as_ref().map(IfName::as_str)
+                && matches!(event.change, Change::Vanished | Change::Mac(_))
+        };
+        if is_nic(network) && events.iter().any(is_new) {
+            half.disconnect(&Gone::Deleted);
+        }
+        let is_there = |name: &IfName| monitor.links().any(|link| link.name == name.as_str());
+        if !half.is_gone() || !needed.as_ref().is_none_or(is_there) {
+            return false;
+        }
+        match mode::make(network, &mut InheritedTaps::new()) {
+            Ok(Made { uplink: Some(device), .. }) => {
+                tracing::info!(network = network.name.as_str(), "the uplink is back: {}", device.name());
+                half.connect(device);
+                self.last_error = None;
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                let text = error.to_string();
+                if self.last_error.as_ref() != Some(&text) {
+                    tracing::warn!(network = network.name.as_str(), "the uplink cannot be opened again: {text}");
+                }
+                self.last_error = Some(text);
+                false
+            }
+        }
+    }
+}
+
+/// The interface without which there is no uplink; none: we make our own.
+fn needed_interface(network: &Network) -> Option<IfName> {
+    match &network.mode {
+        Mode::Internal(_) => None,
+        Mode::HostOnly(host_only) => named(&host_only.tap),
+        Mode::Bridged(bridged) => match &bridged.via {
+            Via::Nic(name) | Via::Bridge(name) => Some(name.clone()),
+            Via::Tap(source) => named(source),
+        },
+    }
+}
+
+fn named(source: &TapSource) -> Option<IfName> {
+    if let TapSource::Name(name) = source { Some(name.clone()) } else { None }
+}
+
+fn is_nic(network: &Network) -> bool {
+    matches!(&network.mode, Mode::Bridged(bridged) if matches!(bridged.via, Via::Nic(_)))
+}
+
+/// The file that keeps a network's leases, in a folder that is made if need be.
+fn open_lease_file(network: &Network) -> Option<LeaseFile> {
+    let chosen = network.services().and_then(|services| services.dhcp.as_ref()?.leases.clone());
+    let is_root = nix::unistd::geteuid().is_root();
+    let path = chosen.or_else(|| lease_file(&network.name, is_root, |name| std::env::var_os(name)));
+    let Some(path) = path else {
+        tracing::warn!(network = network.name.as_str(), "leases are not kept: set HOME, or name a file for them");
+        return None;
+    };
+    if let Some(folder) = path.parent().filter(|folder| *folder != Path::new(""))
+        && let Err(error) = fs::create_dir_all(folder)
+    {
+        tracing::warn!(network = network.name.as_str(), "the folder {} cannot be made: {error}", folder.display());
+    }
+    Some(LeaseFile::new(path))
+}

@@ -1,0 +1,64 @@
+//! Host-only: the host and its VMs, and nobody beyond the host.
+//!
+//! The uplink is a tap device that has the subnet's first address. Its kernel answers for that address; we give guests
+//! theirs. The tap, and with it the address and the route, ends when we end.
+
+use super::{InheritedTaps, Made, ModeError, bring_up, host, open_tap, settings};
+use crate::config::{HostOnly, Network, Services};
+use crate::frame::ethernet::MacAddr;
+use crate::sys::netlink::{Link, Netlink};
+use crate::uplink::subnet::{conflicting_route, suggest_free_subnet};
+
+/// See [`super::summary`].
+pub const SUMMARY: &str = "a network of the host and its VMs, which nothing leaves";
+
+/// Prefix of a subnet of IPv6, in bits.
+const PREFIX6: u8 = 64;
+
+/// See [`super::make`].
+pub(super) fn make(
+    network: &Network,
+    host_only: &HostOnly,
+    inherited: &mut InheritedTaps,
+) -> Result<Made, ModeError> {
+    let mut netlink = Netlink::open().map_err(host("ask the kernel for", "interfaces"))?;
+    // Before the tap is made, of whose routes none is a stranger's.
+    let existing = host_only.tap.name(&network.name).map(|name| netlink.link(name.as_str()));
+    let existing = existing.transpose().map_err(host("look at", "interfaces"))?.flatten();
+    refuse_collision(&host_only.services, existing.as_ref(), &mut netlink)?;
+    let (tap, link) = open_tap(network, &host_only.tap, inherited, &mut netlink)?;
+    let services = &host_only.services;
+    if let Some(mtu) = network.mtu {
+        netlink.set_mtu(link.index, mtu.bytes().into()).map_err(host("set the MTU of", &link.name))?;
+    }
+    let addresses = [(services.subnet.own().into(), services.subnet.prefix())];
+    let addresses6 = services.subnet6.map(|subnet| (subnet.own().into(), PREFIX6));
+    for (address, prefix) in addresses.into_iter().chain(addresses6) {
+        netlink.add_address(link.index, address, prefix).map_err(host("give an address to", &link.name))?;
+    }
+    bring_up(&mut netlink, &link)?;
+    let settings = settings(network, services, MacAddr(link.mac.unwrap_or_default()), false)?;
+    tracing::info!(
+        network = network.name.as_str(),
+        "the host is {}/{} on {}",
+        services.subnet.own(),
+        services.subnet.prefix(),
+        link.name
+    );
+    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings) })
+}
+
+/// A subnet that the host reaches elsewhere would no longer be reached there.
+fn refuse_collision(services: &Services, tap: Option<&Link>, netlink: &mut Netlink) -> Result<(), ModeError> {
+    let routes = netlink.routes().map_err(host("list", "routes"))?;
+    let own = tap.map(|link| link.index);
+    let subnets = [(services.subnet.network().into(), services.subnet.prefix())];
+    let subnets6 = services.subnet6.map(|subnet| (subnet.network().into(), PREFIX6));
+    for (address, prefix) in subnets.into_iter().chain(subnets6) {
+        let Some(route) = conflicting_route(&routes, address, prefix, own) else { continue };
+        let free = suggest_free_subnet(&routes, services.subnet.prefix());
+        let free = free.map_or_else(|| "of another size".to_owned(), |free| format!("{free}/{}", services.subnet.prefix()));
+        return Err(ModeError::Collision { subnet: format!("{address}/{prefix}"), route: route.to_string(), free });
+    }
+    Ok(())
+}
