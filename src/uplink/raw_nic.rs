@@ -1,7 +1,7 @@
 //! A network interface of the host, shared with its guests: a raw packet socket beside the host's own stack.
 //!
 //! Theory of operation. The interface takes frames for anybody (promiscuous) as long as the socket is open, and a BPF
-//! program lets through those for the addresses of our ports ([`RawNic::set_addresses`]) and for groups. Frames that we
+//! program lets through those for the addresses of our ports ([`Uplink::set_addresses`]) and for groups. Frames that we
 //! send are not heard by us; those of the host are, if there is a way back to it ([`NoHostLeg`] says why not). What
 //! guests send to the host's address goes there and not to the wire, and what they send to groups goes to both.
 //!
@@ -17,7 +17,8 @@
 //! [`crate::sys::netlink::Monitor`], and of its return. When its MAC address changes it is to be opened anew.
 //!
 //! Limits: in tunnels (VXLAN) the interface joins inner frames, whose headers do not check out against the outer ones;
-//! they are dropped as bad headers. What the host sends to a guest also leaves through the wire.
+//! they are dropped as bad headers. What the host sends to a guest also leaves through the wire. The header is in the
+//! machine's byte order, which must be the little one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,6 +57,14 @@ pub enum RawNicError {
     /// Guests speak Ethernet.
     #[error("{0} is not an Ethernet interface")]
     NotEthernet(String),
+    /// Its frames belong to a bridge of the host.
+    #[error("{name} is a port of the bridge {bridge}: use --bridge {bridge}")]
+    InABridge {
+        /// The interface.
+        name: String,
+        /// The bridge.
+        bridge: String,
+    },
     /// Something else.
     #[error("{0} cannot be used: {1}")]
     Other(String, io::Error),
@@ -84,18 +93,13 @@ pub struct Opened {
 }
 
 impl RawNic {
-    /// Opens `queues` sockets on the interface `name`. No unicast frame is heard before [`Self::set_addresses`].
+    /// Opens `queues` sockets on the interface `name`. No unicast frame is heard before [`Uplink::set_addresses`].
     ///
     /// # Errors
     /// See [`RawNicError`]: the text says what helps.
     pub fn open(name: &str, queues: usize) -> Result<Opened, RawNicError> {
         let other = |error| RawNicError::Other(name.to_owned(), error);
-        let mut netlink = Netlink::open().map_err(other)?;
-        let Some(link) = netlink.link(name).map_err(other)? else {
-            let links = netlink.links().map_err(other)?;
-            let others: Vec<_> = links.into_iter().filter(|link| !link.loopback).map(|link| link.name).collect();
-            return Err(RawNicError::NoInterface { name: name.to_owned(), others: others.join(", ") });
-        };
+        let link = find(name)?;
         let Some(own) = link.mac.map(MacAddr) else { return Err(RawNicError::NotEthernet(name.to_owned())) };
         let (hosts, no_host_leg) = match host_leg::open(&link, queues) {
             Ok(taps) => (taps.into_iter().map(Some).collect(), None),
@@ -120,24 +124,6 @@ impl RawNic {
     /// The interface, as it was when it was opened.
     pub fn link(&self) -> &Link {
         &self.link
-    }
-
-    /// Hears frames for these addresses and no others: those of all ports that there are, guests' and our own.
-    ///
-    /// # Errors
-    /// When the kernel does not take the program, which means that it is out of memory. The addresses before stay.
-    pub fn set_addresses(&mut self, addresses: &[MacAddr]) -> io::Result<()> {
-        let mut addresses: Vec<[u8; 6]> = addresses.iter().map(|address| address.0).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        packet::set_filter(&self.socket, &filter::program(&addresses, self.own.0))?;
-        self.addresses = addresses;
-        Ok(())
-    }
-
-    /// What the kernel threw away since the last time, because we did not take it soon enough: to be counted so.
-    pub fn lost(&self) -> (Counter, u64) {
-        (Counter::DropTxQueueFull, packet::lost(&self.socket).map_or(0, u64::from))
     }
 
     /// Whether the frame that was just received is one of ours that has come back.
@@ -166,6 +152,21 @@ impl RawNic {
             Some(Sent::Gone(_)) | None => Sent::Dropped(Counter::DropRxNoHost),
             Some(sent) => sent,
         }
+    }
+}
+
+/// The interface of that name, if it can be shared.
+fn find(name: &str) -> Result<Link, RawNicError> {
+    let links = Netlink::open().and_then(|mut netlink| netlink.links());
+    let links = links.map_err(|error| RawNicError::Other(name.to_owned(), error))?;
+    let Some(link) = links.iter().find(|link| link.name == name) else {
+        let others = links.iter().filter(|link| !link.loopback).map(|link| link.name.as_str()).collect::<Vec<_>>();
+        return Err(RawNicError::NoInterface { name: name.to_owned(), others: others.join(", ") });
+    };
+    let controller = links.iter().find(|other| link.controller == Some(other.index));
+    match controller.filter(|controller| controller.bridge) {
+        Some(bridge) => Err(RawNicError::InABridge { name: name.to_owned(), bridge: bridge.name.clone() }),
+        None => Ok(link.clone()),
     }
 }
 
@@ -242,5 +243,19 @@ impl Uplink for RawNic {
             self.give_host(header, bytes);
         }
         sent
+    }
+
+    /// Hears unicast frames for these addresses and no others; above [`filter::ADDRESSES_MAX`] all but the host's own.
+    fn set_addresses(&mut self, addresses: &[MacAddr]) -> io::Result<()> {
+        let mut addresses: Vec<[u8; 6]> = addresses.iter().map(|address| address.0).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        packet::set_filter(&self.socket, &filter::program(&addresses, self.own.0))?;
+        self.addresses = addresses;
+        Ok(())
+    }
+
+    fn lost(&mut self) -> (Counter, u64) {
+        (Counter::DropTxQueueFull, packet::lost(&self.socket).map_or(0, u64::from))
     }
 }
