@@ -1,7 +1,8 @@
 //! A guest's rings, as raw memory that nobody trusts: one of the two rooms with `unsafe`.
 //!
 //! What leaves this room is safe to use: a [`Burst`] of frames whose first bytes are a private copy, a [`RxRing`] that
-//! takes frames, and a [`RingError`] that says how a guest broke the rules. How rings reach a worker is in [`mailbox`].
+//! takes frames, a [`Gather`] for frames that go to the kernel, and a [`RingError`] that says how a guest broke the
+//! rules. How rings reach a worker is in [`mailbox`].
 #![allow(unsafe_code)]
 
 mod control;

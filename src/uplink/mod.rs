@@ -64,6 +64,21 @@ pub trait Uplink: Send + std::fmt::Debug {
     /// Gives one frame to the kernel, whole. `header` must ask for no more than [`Self::takes`] has, as
     /// `frame::offload` says it.
     fn send(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent;
+
+    /// From now on takes unicast frames for these addresses: those of all other ports, ours included. An uplink to
+    /// which the kernel gives only what is for us needs no such list.
+    ///
+    /// # Errors
+    /// When the kernel is out of memory: the addresses before stay.
+    fn set_addresses(&mut self, _addresses: &[MacAddr]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// How many frames the kernel threw away since the last time because we did not take them soon enough: to be
+    /// counted so. To be asked when somebody wants to know.
+    fn lost(&mut self) -> (Counter, u64) {
+        (Counter::DropTxQueueFull, 0)
+    }
 }
 
 /// What came of [`Uplink::receive`].
@@ -75,7 +90,7 @@ pub enum Received {
     Nothing,
     /// A frame was there and is lost.
     Dropped(Counter),
-    /// Nothing will come any more.
+    /// Nothing will come any more. The descriptor may be readable for ever: it is to be watched no longer.
     Gone(Gone),
 }
 
@@ -196,5 +211,71 @@ impl FrameBuffer {
             header.hdr_len = header.hdr_len.saturating_add(VLAN_TAG_LEN as u16);
         }
         Received::Frame(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_tag_is_put_back_where_it_was_and_nothing_else_moves(
+            frame in prop::collection::vec(any::<u8>(), 0..200),
+            header in prop::array::uniform12(any::<u8>()),
+            header_len in prop::sample::select(vec![10, 12]),
+            tag in prop::array::uniform4(any::<u8>()),
+        ) {
+            let mut buffer = FrameBuffer::default();
+            let (to_header, to_frame) = buffer.room(header_len);
+            to_header.copy_from_slice(&header[..header_len]);
+            to_frame[..frame.len()].copy_from_slice(&frame);
+            let expected = VnetHeader::parse(header.first_chunk().unwrap());
+            let Received::Frame(given) = buffer.filled(header_len, header_len + frame.len()) else { panic!() };
+            prop_assert_eq!(given, expected);
+            prop_assert_eq!(buffer.frame(), &frame[..]);
+            match buffer.put_tag_back(given, tag) {
+                Received::Frame(tagged) => {
+                    prop_assert_eq!(buffer.frame(), [&frame[..12], &tag, &frame[12..]].concat());
+                    let moved = |at: u16, is_there: bool| if is_there { at.saturating_add(4) } else { at };
+                    prop_assert_eq!(tagged.csum_start, moved(given.csum_start, given.flags & F_NEEDS_CSUM != 0));
+                    prop_assert_eq!(tagged.hdr_len, moved(given.hdr_len, given.hdr_len != 0));
+                }
+                dropped => {
+                    prop_assert!(frame.len() < 12);
+                    prop_assert!(matches!(dropped, Received::Dropped(Counter::DropTxTruncated)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_frame_fits_and_a_longer_one_is_seen_to_be() {
+        let mut buffer = FrameBuffer::default();
+        let longest = VNET_HEADER_LEN + FRAME_LEN_MAX;
+        assert!(matches!(buffer.filled(VNET_HEADER_LEN, longest), Received::Frame(_)));
+        assert_eq!(buffer.frame().len(), FRAME_LEN_MAX);
+        let header = VnetHeader::default();
+        assert!(matches!(buffer.put_tag_back(header, [0; 4]), Received::Dropped(Counter::DropTxTruncated)));
+        let room = buffer.room(VNET_HEADER_LEN);
+        assert!(room.0.len() + room.1.len() > longest);
+        assert!(matches!(buffer.filled(VNET_HEADER_LEN, longest + 1), Received::Dropped(Counter::DropTxTruncated)));
+        assert!(matches!(buffer.filled(VNET_HEADER_LEN, 11), Received::Dropped(Counter::DropTxTruncated)));
+    }
+
+    #[test]
+    fn no_error_of_one_frame_ends_the_uplink() {
+        let sent = |errno| not_sent(io::Error::from_raw_os_error(errno));
+        for errno in [libc::EINVAL, libc::EMSGSIZE, libc::EFAULT, libc::ENOBUFS, libc::EAGAIN, libc::EPERM, libc::EIO] {
+            assert!(matches!(sent(errno), Sent::Dropped(_)), "{errno}");
+        }
+        for errno in [libc::EBADFD, libc::ENXIO, libc::ENODEV] {
+            assert!(matches!(sent(errno), Sent::Gone(Gone::Deleted)), "{errno}");
+        }
+        let received = |errno| not_received(io::Error::from_raw_os_error(errno));
+        assert!(matches!(received(libc::EINVAL), Received::Dropped(Counter::DropTxTruncated)));
+        assert!(matches!(received(libc::EAGAIN), Received::Nothing));
+        assert!(matches!(received(libc::EBADFD), Received::Gone(Gone::Deleted)));
     }
 }

@@ -17,7 +17,8 @@
 //! [`crate::sys::netlink::Monitor`], and of its return. When its MAC address changes it is to be opened anew.
 //!
 //! Limits: in tunnels (VXLAN) the interface joins inner frames, whose headers do not check out against the outer ones;
-//! they are dropped as bad headers. What the host sends to a guest also leaves through the wire.
+//! they are dropped as bad headers. What the host sends to a guest also leaves through the wire. The header is in the
+//! machine's byte order, which must be the little one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,6 +57,14 @@ pub enum RawNicError {
     /// Guests speak Ethernet.
     #[error("{0} is not an Ethernet interface")]
     NotEthernet(String),
+    /// Its frames belong to a bridge of the host.
+    #[error("{name} is a port of the bridge {bridge}: use --bridge {bridge}")]
+    InABridge {
+        /// The interface.
+        name: String,
+        /// The bridge.
+        bridge: String,
+    },
     /// Something else.
     #[error("{0} cannot be used: {1}")]
     Other(String, io::Error),
@@ -90,12 +99,7 @@ impl RawNic {
     /// See [`RawNicError`]: the text says what helps.
     pub fn open(name: &str, queues: usize) -> Result<Opened, RawNicError> {
         let other = |error| RawNicError::Other(name.to_owned(), error);
-        let mut netlink = Netlink::open().map_err(other)?;
-        let Some(link) = netlink.link(name).map_err(other)? else {
-            let links = netlink.links().map_err(other)?;
-            let others: Vec<_> = links.into_iter().filter(|link| !link.loopback).map(|link| link.name).collect();
-            return Err(RawNicError::NoInterface { name: name.to_owned(), others: others.join(", ") });
-        };
+        let link = find(name)?;
         let Some(own) = link.mac.map(MacAddr) else { return Err(RawNicError::NotEthernet(name.to_owned())) };
         let (hosts, no_host_leg) = match host_leg::open(&link, queues) {
             Ok(taps) => (taps.into_iter().map(Some).collect(), None),
@@ -148,6 +152,21 @@ impl RawNic {
             Some(Sent::Gone(_)) | None => Sent::Dropped(Counter::DropRxNoHost),
             Some(sent) => sent,
         }
+    }
+}
+
+/// The interface of that name, if it can be shared.
+fn find(name: &str) -> Result<Link, RawNicError> {
+    let links = Netlink::open().and_then(|mut netlink| netlink.links());
+    let links = links.map_err(|error| RawNicError::Other(name.to_owned(), error))?;
+    let Some(link) = links.iter().find(|link| link.name == name) else {
+        let others = links.iter().filter(|link| !link.loopback).map(|link| link.name.as_str()).collect::<Vec<_>>();
+        return Err(RawNicError::NoInterface { name: name.to_owned(), others: others.join(", ") });
+    };
+    let controller = links.iter().find(|other| link.controller == Some(other.index));
+    match controller.filter(|controller| controller.bridge) {
+        Some(bridge) => Err(RawNicError::InABridge { name: name.to_owned(), bridge: bridge.name.clone() }),
+        None => Ok(link.clone()),
     }
 }
 
@@ -237,5 +256,19 @@ impl Uplink for RawNic {
             self.give_host(header, bytes);
         }
         sent
+    }
+
+    /// Hears unicast frames for these addresses and no others; above [`filter::ADDRESSES_MAX`] all but the host's own.
+    fn set_addresses(&mut self, addresses: &[MacAddr]) -> io::Result<()> {
+        let mut addresses: Vec<[u8; 6]> = addresses.iter().map(|address| address.0).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        packet::set_filter(&self.socket, &filter::program(&addresses, self.own.0))?;
+        self.addresses = addresses;
+        Ok(())
+    }
+
+    fn lost(&mut self) -> (Counter, u64) {
+        (Counter::DropTxQueueFull, packet::lost(&self.socket).map_or(0, u64::from))
     }
 }

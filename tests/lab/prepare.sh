@@ -32,6 +32,8 @@ install_missing() {
     else
         # The fuzzer's runtime is C++.
         command -v c++ >/dev/null || want+=(g++)
+        # Makes network namespaces and what is in them.
+        command -v ip >/dev/null || want+=(iproute2)
         # Counts instructions.
         command -v valgrind >/dev/null || want+=(valgrind)
     fi

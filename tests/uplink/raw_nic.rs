@@ -357,6 +357,9 @@ fn errors_say_what_helps() {
     let error = |name: &str| host.run(|| RawNic::open(name, 1).unwrap_err().to_string());
     assert_eq!(error("eth9"), "there is no interface eth9; there are: eth0, ip0");
     assert!(error("lo").contains("not an Ethernet interface") && error("ip0").contains("not an Ethernet interface"));
+    host.ip("link add br0 type bridge");
+    host.ip("link set eth0 master br0");
+    assert_eq!(error("eth0"), "eth0 is a port of the bridge br0: use --bridge br0");
     // What was begun is undone.
     let links = host.ip("link");
     assert!(!links.contains("gwhost"), "{links}");
