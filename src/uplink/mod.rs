@@ -45,19 +45,6 @@ pub trait Uplink: Send + std::fmt::Debug {
     /// What it may ask of us, as a sender: received frames' headers are to be validated with this.
     fn sends(&self) -> Offloads;
 
-    /// It is to bring frames for these addresses, besides those to groups. A tap brings all that it is given.
-    ///
-    /// # Errors
-    /// When the kernel does not take them, which means that it is out of memory. Those before stay.
-    fn set_addresses(&mut self, _: &[MacAddr]) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// What the kernel threw away since the last time, because we did not take it soon enough, and where to count it.
-    fn lost(&mut self) -> (Counter, u64) {
-        (Counter::DropTxQueueFull, 0)
-    }
-
     /// Takes one frame.
     fn receive(&mut self, buffer: &mut FrameBuffer) -> Received;
 

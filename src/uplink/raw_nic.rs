@@ -191,19 +191,6 @@ fn socket(link: &Link, with_host: bool) -> io::Result<(OwnedFd, usize)> {
 }
 
 impl Uplink for RawNic {
-    fn set_addresses(&mut self, addresses: &[MacAddr]) -> io::Result<()> {
-        let mut addresses: Vec<[u8; 6]> = addresses.iter().map(|address| address.0).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        packet::set_filter(&self.socket, &filter::program(&addresses, self.own.0))?;
-        self.addresses = addresses;
-        Ok(())
-    }
-
-    fn lost(&mut self) -> (Counter, u64) {
-        (Counter::DropTxQueueFull, packet::lost(&self.socket).map_or(0, u64::from))
-    }
-
     fn name(&self) -> String {
         let name = rustix::net::netdevice::index_to_name(&self.socket, self.link.index);
         format!("nic {}", name.unwrap_or_else(|_| self.link.name.clone()))
