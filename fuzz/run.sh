@@ -9,7 +9,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 seconds=${1:-10} grow=${2:-}
-targets=(ring vnet gate)
+targets=(ring vnet gate filters)
 host=$(rustc -vV | sed -n 's/^host: //p')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -38,7 +38,7 @@ build
 for target in "${targets[@]}"; do
     mkdir -p "$work/$target" "corpus/$target"
     if fuzz "$target" "-max_total_time=$seconds" "$work/$target" "corpus/$target" "seeds/$target"; then
-        printf '%-5s %8s executions  %6s edges  %4s inputs in the corpus  seed %s\n' "$target" \
+        printf '%-7s %8s executions  %6s edges  %4s inputs in the corpus  seed %s\n' "$target" \
             "$(number 'stat::number_of_executed_units:')" "$(number 'cov:')" "$(find "corpus/$target" -type f | wc -l)" \
             "$(number 'Seed:')"
     else

@@ -83,6 +83,26 @@ counters! {
     DropTxAlone => "drop_tx_alone",
     /// Sent frames dropped: the ring they were sent on is disabled, or the port is on its way out.
     DropTxDisabled => "drop_tx_disabled",
+    /// Sent frames dropped: only a server or router sends such (DHCP, router advertisement, redirect).
+    DropTxRogueServer => "drop_tx_rogue_server",
+    /// Sent frames dropped: the source MAC address is not the guest's own.
+    DropTxSpoofedMac => "drop_tx_spoofed_mac",
+    /// Sent frames dropped: the source IP address is not the guest's own.
+    DropTxSpoofedIp => "drop_tx_spoofed_ip",
+    /// Sent frames dropped: ARP or neighbour discovery that speaks for addresses that are not the guest's own.
+    DropTxSpoofedNeighbour => "drop_tx_spoofed_neighbour",
+    /// Sent frames dropped: headers that contradict themselves, or hide from a filter what it must see.
+    DropTxBadPacket => "drop_tx_bad_packet",
+    /// Sent frames dropped: for an address outside of the subnet.
+    DropTxOutsideSubnet => "drop_tx_outside_subnet",
+    /// Sent frames dropped: from an address outside of the subnet.
+    DropTxForeignSource => "drop_tx_foreign_source",
+    /// Sent frames dropped: neither IP nor ARP, and the network carries nothing else.
+    DropTxNotIp => "drop_tx_not_ip",
+    /// Sent frames dropped: they have a VLAN tag, and the network carries none.
+    DropTxTagged => "drop_tx_tagged",
+    /// Sent frames dropped: the source IP address is one that the host or another guest uses.
+    DropTxAddressTaken => "drop_tx_address_taken",
 
     /// Frames for the guest dropped: it has no receive queue that is running and enabled.
     DropRxNotReady => "drop_rx_not_ready",
@@ -113,10 +133,16 @@ counters! {
 
 /// Counters with one writer at a time. Aligned so that two writers share no cache line, nor a pair of them that is
 /// fetched together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub struct Counters {
     values: [AtomicU64; Counter::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { values: [const { AtomicU64::new(0) }; Counter::ALL.len()] }
+    }
 }
 
 impl Counters {
