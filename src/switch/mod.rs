@@ -51,7 +51,7 @@ pub mod mac_nat;
 mod owners;
 mod recent;
 mod share;
-pub mod subnet_filter;
+mod subnet_filter;
 mod table;
 
 #[cfg(test)]
@@ -62,6 +62,7 @@ pub use forward::Switch;
 pub use limits::{FLOOD_COPIES_PER_BURST_MAX, FLOOD_COPIES_PER_SECOND_MAX};
 pub use recent::{Addresses, Losses, Recent};
 pub use share::ADDRESSES_PER_PORT_MAX;
+pub use subnet_filter::SubnetFilter;
 
 use crate::metrics;
 
