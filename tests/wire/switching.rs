@@ -44,7 +44,7 @@ fn unknown_goes_to_all_and_known_to_one_and_nothing_comes_back() {
 
 #[test]
 fn an_address_that_moves_is_followed() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::with(&["--port-security", "off"], true);
     let [mut a, _b, mut c] = three_known(&daemon);
     // The VM with address 2 now lives on the third port.
     c.send(&plain(mac(1), mac(2), b"moved"));
@@ -94,7 +94,7 @@ fn alone_on_the_network_there_is_nobody_to_get_it() {
 
 #[test]
 fn a_guest_with_very_many_addresses_evicts_its_own_alone() {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::with(&["--port-security", "off"], true);
     let [mut a, mut b, mut c] = three_known(&daemon);
     const ADDRESSES: u32 = 100_000;
     let mut sent = 0u32;
@@ -141,5 +141,19 @@ fn a_flood_that_would_be_very_much_work_is_refused() {
         let got: usize = (0..14).map(|_| other.receive().frame.len() - crate::packet::HEADERS).sum();
         assert_eq!(got, 20_000);
     }
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_guest_sends_from_its_own_address_only() {
+    let mut daemon = Daemon::start();
+    let [mut a, mut b, mut c] = three_known(&daemon);
+    // The third guest would have what is for the second.
+    c.send(&plain(mac(1), mac(2), b"I am 2"));
+    c.send(&plain(mac(1), mac(3), b"I am 3"));
+    assert_eq!(a.receive().frame[14..], *b"I am 3");
+    daemon.expect_counter(2, "drop_tx_spoofed_mac", 1);
+    a.send(&plain(mac(2), mac(1), b"for 2"));
+    assert_eq!(b.receive().frame[14..], *b"for 2");
     daemon.assert_alive();
 }
