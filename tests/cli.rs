@@ -694,10 +694,11 @@ fn a_file_that_cannot_run_says_why() {
     assert!(text(&output.stderr).contains("did you mean network?"), "{}", text(&output.stderr));
     let socket = folder.path("a.sock");
     let section = format!("[[network]]\nname = \"a\"\nmode = \"MODE\"\nsocket-path = \"{}\"\n", socket.display());
-    fs::write(&file, section.replace("MODE", "host-only")).unwrap();
+    let nowhere = "bridged\"\nnic = \"nowhere0";
+    fs::write(&file, section.replace("MODE", nowhere)).unwrap();
     let output = run_file();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("network a: "), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("network a: there is no interface nowhere0"), "{}", text(&output.stderr));
     fs::write(&file, section.replace("MODE", "internal")).unwrap();
     let mut daemon = Daemon::start(&["run", "--config", file.to_str().unwrap()]);
     daemon.out.wait_for("after guestwire was restarted");

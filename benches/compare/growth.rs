@@ -173,7 +173,9 @@ impl Bed {
     fn new(workers: usize, recorder: &mut Recorder, core: Option<usize>) -> Self {
         let folder = TempDir::with_prefix("guestwire-compare-").unwrap();
         let (statistics, workers) = (folder.path().join("statistics"), workers.to_string());
-        let options = ["--workers", &workers, "--stats", statistics.to_str().unwrap(), "--stats-interval", "0.05"];
+        // A port has many addresses where the table is to be full.
+        let mut options = vec!["--port-security", "off", "--workers", &workers, "--stats-interval", "0.05"];
+        options.extend(["--stats", statistics.to_str().unwrap()]);
         recorder.command("guestwire", &format!("guestwire internal --socket-path net.sock {}", options.join(" ")));
         let daemon = Daemon::with(&options);
         let cores = core.map_or("0,1".to_owned(), |core| core.to_string());

@@ -157,7 +157,8 @@ fn a_file_that_is_wrong_changes_nothing() {
     // A file that makes sense and cannot be done, for several reasons.
     let elsewhere = network("new", "") + &network("far", "").replace("DIR/far", "DIR/missing/far");
     daemon.reload(&elsewhere, "create the directory");
-    daemon.reload(&network("lab", "").replace("internal", "host-only"), "not there yet");
+    let nowhere = network("out", "nic = \"nowhere0\"").replace("internal", "bridged");
+    daemon.reload(&(network("lab", "") + &nowhere), "there is no interface nowhere0");
     daemon.reload(&network("lab", "fd = 9"), "was not left to us");
     fs::remove_file(daemon.path("guestwire.toml")).unwrap();
     nix::sys::signal::kill(daemon.pid(), nix::sys::signal::Signal::SIGHUP).unwrap();
