@@ -2,7 +2,7 @@
 # Makes the machines that the demo and the real-guest tests boot, in a cache folder, and says in lab.env where they are.
 #
 #   tests/lab/prepare.sh [--yes] demo     a guest kernel, its initramfs, this machine's QEMU
-#   tests/lab/prepare.sh [--yes] tests    the same, and Debian 12's QEMU and User Mode Linux, and sid's
+#   tests/lab/prepare.sh [--yes] tests    the same, Debian 12's QEMU and User Mode Linux, and sid's, and programs of a LAN
 #   tests/lab/prepare.sh [--yes] bench    the same, and Debian 12's DPDK and Open vSwitch with DPDK
 #
 # The only thing it may install on this machine is what `install_missing` names, after asking. Everything else is fetched
@@ -178,8 +178,10 @@ fetch_and_unpack() {
 # --- the guest --------------------------------------------------------------------------------------------------------
 
 kernel_modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net)
-base_uml_modules=(crc-ccitt ipv6 failover net_failover virtio_net)
-new_uml_modules=(failover net_failover virtio_net)
+# Of no use to most tests, and loaded by those that want them: `insmod` each of /modules/vlan/*.ko.
+vlan_modules=(vlan/llc vlan/stp vlan/garp vlan/mrp vlan/8021q)
+base_uml_modules=(crc-ccitt ipv6 failover net_failover virtio_net "${vlan_modules[@]}")
+new_uml_modules=(failover net_failover virtio_net "${vlan_modules[@]}")
 
 make_trees() {
     { closure_of "$base_suite" busybox-static iperf3 iproute2 ethtool libgcc-s1 && kernel_of "$base_suite"; } |
@@ -187,6 +189,8 @@ make_trees() {
     if [[ $goal != demo ]]; then
         closure_of "$base_suite" qemu-system-x86 ipxe-qemu user-mode-linux | make_tree "$base_suite" "$base_suite"
         closure_of "$new_suite" qemu-system-x86 ipxe-qemu user-mode-linux | make_tree "$new_suite" "$new_suite"
+        closure_of "$base_suite" busybox-static dnsmasq-base isc-dhcp-client dhcpcd-base iperf3 iputils-ping tcpdump nftables libgcc-s1 |
+            make_tree lan "$base_suite"
     fi
     if [[ $goal == bench ]]; then
         closure_of "$base_suite" dpdk-dev openvswitch-switch-dpdk | make_tree peers "$base_suite"
@@ -219,38 +223,58 @@ archive() {
     say "$name.cpio.gz: made"
 }
 
-# /init, busybox, and three tools with the libraries their own loader finds for them.
-fill_base() {
-    local root=$1 tree="$cache/guest" tool libs="" lib loader
-    loader="$tree/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
-    mkdir -p "$root"/{bin,lib64,proc,sys,dev,run,tmp,root,etc,modules}
-    cp "$here/guest-init" "$root/init"
-    cp "$tree/bin/busybox" "$root/bin/busybox"
-    for tool in usr/bin/iperf3 bin/ip sbin/ethtool; do
-        cp "$tree/$tool" "$root/bin/"
-        libs+=$("$loader" --library-path "$tree/lib/x86_64-linux-gnu:$tree/usr/lib/x86_64-linux-gnu" --list "$tree/$tool" |
+# `copy_programs TREE PROGRAM... ROOT`: programs of a tree, with the libraries that the tree's own loader finds for them.
+copy_programs() {
+    local tree=$1 root=${!#} programs=("${@:2:$#-2}") program libs lib loader
+    loader=$(only "$tree" "*/x86_64-linux-gnu/ld-linux-x86-64.so.2")
+    # Loaded by name at run time, when iperf3 cancels a thread.
+    libs=$(only "$tree" "*/libgcc_s.so.1")$'\n'
+    mkdir -p "$root"/{bin,lib64}
+    for program in "${programs[@]}"; do
+        cp "$tree/$program" "$root/bin/"
+        libs+=$("$loader" --library-path "$tree/lib/x86_64-linux-gnu:$tree/usr/lib/x86_64-linux-gnu" --list "$tree/$program" |
             awk '$2 == "=>" && $1 !~ /ld-linux/ { print $3 }')$'\n'
     done
-    # Loaded by name at run time, when iperf3 cancels a thread.
-    libs+="$tree/lib/x86_64-linux-gnu/libgcc_s.so.1"
-    sort -u <<<"$libs" | while read -r lib; do
+    sed '/^$/d' <<<"$libs" | sort -u | while read -r lib; do
         [[ $lib == "$tree"/* ]] || die "the guest's tools need $lib, which its packages do not bring"
         cp -L "$lib" "$root/lib64/"
     done
     cp -L "$loader" "$root/lib64/ld-linux-x86-64.so.2"
-    chmod 755 "$root/init" "$root"/bin/*
+    chmod 755 "$root"/bin/*
 }
 
-# `fill_modules FOLDER NAME... ROOT`: kernel modules in the order they are to be loaded.
+# /init, busybox, and three tools.
+fill_base() {
+    local root=$1 tree="$cache/guest"
+    mkdir -p "$root"/{bin,proc,sys,dev,run,tmp,root,etc,modules}
+    cp "$here/guest-init" "$root/init"
+    cp "$tree/bin/busybox" "$root/bin/busybox"
+    copy_programs "$tree" usr/bin/iperf3 bin/ip sbin/ethtool "$root"
+    chmod 755 "$root/init"
+}
+
+# DHCP clients besides busybox's own, with the scripts and users that they want.
+fill_clients() {
+    local root=$1 tree="$cache/lan"
+    copy_programs "$tree" sbin/dhclient usr/sbin/dhcpcd "$root"
+    mkdir -p "$root"/{sbin,etc,usr/lib,var/lib/dhcp,var/lib/dhcpcd}
+    cp "$tree/sbin/dhclient-script" "$root/sbin/"
+    cp -r "$tree/usr/lib/dhcpcd" "$root/usr/lib/"
+    printf '%s\n' 'root:x:0:0::/root:/bin/sh' 'dhcpcd:x:100:100::/var/lib/dhcpcd:/bin/false' >"$root/etc/passwd"
+    printf '%s\n' 'root:x:0:' 'dhcpcd:x:100:' >"$root/etc/group"
+}
+
+# `fill_modules FOLDER NAME... ROOT`: kernel modules in the order they are to be loaded. FOLDER/NAME puts one below /modules.
 fill_modules() {
-    local from=$1 root=${!#} names=("${@:2:$#-2}") name number=10 file
-    mkdir -p "$root/modules"
+    local from=$1 root=${!#} names=("${@:2:$#-2}") name number=10 file to
     for name in "${names[@]}"; do
-        file=$(only "$from" "*/$name.ko*")
+        file=$(only "$from" "*/${name##*/}.ko*")
+        to=$(dirname "$root/modules/$name")/$number-${name##*/}.ko
+        mkdir -p "${to%/*}"
         case $file in
-            *.ko) cp "$file" "$root/modules/$number-$name.ko" ;;
-            *.ko.xz) xz -dc "$file" >"$root/modules/$number-$name.ko" ;;
-            *.ko.zst) zstd -qdc "$file" >"$root/modules/$number-$name.ko" ;;
+            *.ko) cp "$file" "$to" ;;
+            *.ko.xz) xz -dc "$file" >"$to" ;;
+            *.ko.zst) zstd -qdc "$file" >"$to" ;;
             *) die "no way to unpack $file" ;;
         esac
         number=$((number + 1))
@@ -264,17 +288,21 @@ make_initramfs() {
     tree=guest archive modules-kernel fill_modules "$cache/guest/lib/modules" "${kernel_modules[@]}"
     join guest modules-kernel
     if [[ $goal != demo ]]; then
+        tree=lan archive clients fill_clients
         tree=$base_suite archive modules-uml-base fill_modules "$cache/$base_suite/usr/lib/uml/modules" "${base_uml_modules[@]}"
-        join guest-uml-base modules-uml-base
+        join guest-uml-base modules-uml-base clients
         tree=$new_suite archive modules-uml-new fill_modules "$cache/$new_suite/usr/lib/uml/modules" "${new_uml_modules[@]}"
-        join guest-uml-new modules-uml-new
+        join guest-uml-new modules-uml-new clients
     fi
 }
 
+# `join NAME PART...`: the base and what comes on top of it, in one file.
 join() {
-    local out="$cache/$1.cpio.gz"
-    if [[ ! -f $out || $cache/base.cpio.gz -nt $out || $cache/$2.cpio.gz -nt $out ]]; then
-        cat "$cache/base.cpio.gz" "$cache/$2.cpio.gz" >"$out.new"
+    local out="$cache/$1.cpio.gz" part parts=("$cache/base.cpio.gz") stale=0
+    for part in "${@:2}"; do parts+=("$cache/$part.cpio.gz"); done
+    for part in "${parts[@]}"; do [[ $out -nt $part ]] || stale=1; done
+    if ((stale)); then
+        cat "${parts[@]}" >"$out.new"
         mv "$out.new" "$out"
     fi
 }
@@ -316,6 +344,8 @@ merge_lib() {
 
 peer_programs=(usr/bin/dpdk-testpmd usr/bin/ovs-vsctl usr/bin/ovs-appctl usr/bin/ovsdb-tool usr/sbin/ovsdb-server
     usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk)
+# What the tests run in network namespaces of their own.
+lan_programs=(bin/busybox bin/ping usr/bin/iperf3 usr/bin/tcpdump usr/sbin/dnsmasq usr/sbin/nft)
 
 make_launchers() {
     local suite program
@@ -326,6 +356,10 @@ make_launchers() {
             -L "$cache/$suite/usr/lib/ipxe/qemu"
         launcher "$cache/bin/$suite/linux.uml" "$suite" with-its-children \
             "$cache/$suite/usr/bin/linux.uml"
+    done
+    merge_lib lan
+    for program in "${lan_programs[@]}"; do
+        launcher "$cache/bin/lan/${program##*/}" lan alone "$cache/lan/$program"
     done
     [[ $goal == bench ]] || return 0
     merge_lib peers
@@ -363,7 +397,8 @@ write_env() {
         if [[ $goal != demo ]]; then
             printf "%s='%s'\n" QEMU_72 "$cache/bin/$base_suite" QEMU_NEW "$cache/bin/$new_suite" \
                 UML_61 "$cache/bin/$base_suite/linux.uml" UML_61_INITRD "$cache/guest-uml-base.cpio.gz" \
-                UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-new.cpio.gz"
+                UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-new.cpio.gz" \
+                NET_BIN "$cache/bin/lan"
         fi
         if [[ $goal == bench ]]; then
             printf "%s='%s'\n" PEERS "$cache/peers" PEERS_BIN "$cache/bin/peers"
