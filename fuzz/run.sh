@@ -9,7 +9,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 seconds=${1:-10} grow=${2:-}
-targets=(ring vnet gate service)
+targets=(ring vnet gate service filters)
 host=$(rustc -vV | sed -n 's/^host: //p')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -11,12 +11,15 @@ use std::time::Duration;
 use std::{fs, io};
 
 use super::leases::LeaseFile;
+use super::ports::Common;
 use super::source::{NetworkId, Source};
 use crate::config::{IfName, Mode, Network, TapSource, Via, lease_file};
+use crate::frame::prefix::Prefix6;
 use crate::metrics::export::PortReport;
 use crate::mode::{self, InheritedTaps, Made};
 use crate::ring::mailbox::PortShared;
 use crate::service::{Leases, Services};
+use crate::switch::SubnetFilter;
 use crate::sys::netlink::{Change, Event, Monitor};
 use crate::sys::poller::{Poller, Trigger};
 use crate::uplink::Gone;
@@ -31,21 +34,24 @@ pub(super) struct Beyond {
     uplink: Option<Arc<UplinkHalf>>,
     desk: Option<Arc<Desk>>,
     file: Option<LeaseFile>,
+    filter: Option<SubnetFilter>,
+    prefixes: Vec<Prefix6>,
     /// Why the uplink could not be opened the last time, so that it is told once.
     last_error: Option<String>,
 }
 
 impl Beyond {
-    /// Puts together what a network was made of. `number` is the uplink's, as a port.
-    pub(super) fn new(network: &Network, made: Made, number: u32) -> io::Result<Self> {
-        let mut beyond = Self::default();
-        if let Some(device) = made.uplink {
-            let shared = PortShared::new(number, network.name.to_string(), [0; 6])?;
+    /// Puts together what a network was made of.
+    pub(super) fn new(network: &Network, made: Made, common: &mut Common) -> io::Result<Self> {
+        let Made { uplink, services, filter, prefixes } = made;
+        let mut beyond = Self { filter, prefixes, ..Self::default() };
+        if let Some(device) = uplink {
+            let shared = PortShared::new(common.uplink_number(), network.name.to_string(), [0; 6])?;
             let half = UplinkHalf::new(Arc::new(shared))?;
             half.connect(device);
             beyond.uplink = Some(half);
         }
-        if let Some(settings) = made.services {
+        if let Some(settings) = services {
             let file = settings.v4.is_some().then(|| open_lease_file(network)).flatten();
             let leases = file.as_ref().map_or_else(Leases::default, LeaseFile::load);
             beyond.desk = Some(Arc::new(Desk::new(Services::new(settings, leases))?));
@@ -56,7 +62,8 @@ impl Beyond {
 
     /// For the network's workers.
     pub(super) fn parts(&self) -> Parts {
-        Parts { uplink: self.uplink.clone(), services: self.desk.clone() }
+        let (filter, prefixes) = (self.filter.clone(), self.prefixes.clone());
+        Parts { uplink: self.uplink.clone(), services: self.desk.clone(), filter, prefixes }
     }
 
     /// Whether there is an uplink.

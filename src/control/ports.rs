@@ -19,7 +19,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::source::NetworkId;
 use super::ways::WayIn;
 use super::{FDS_PER_PORT, FDS_SPARE};
-use crate::config::{MacAddr, Name};
+use crate::config::{MacAddr, Name, Network, Security};
 use crate::metrics::export::PortReport;
 use crate::ring::mailbox::{Mailbox, PortMailbox, PortShared};
 use crate::switch::PORTS_MAX;
@@ -135,6 +135,8 @@ impl Common {
 pub(super) struct Ports {
     id: NetworkId,
     network: String,
+    /// What guests without a declared port are held to.
+    security: Security,
     offer: Offer,
     /// The workers' mailboxes; at least one.
     mailboxes: Vec<Arc<Mailbox>>,
@@ -144,9 +146,11 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// None yet. Their guests are offered `offer`, and `mailboxes` are their workers'.
-    pub(super) fn new(id: NetworkId, network: String, offer: Offer, mailboxes: Vec<Arc<Mailbox>>) -> Self {
-        Self { id, network, offer, mailboxes, live: BTreeMap::new(), taken: HashSet::new() }
+    /// None yet. `mailboxes` are those of the network's workers.
+    pub(super) fn new(id: NetworkId, network: &Network, mailboxes: Vec<Arc<Mailbox>>) -> Self {
+        let (offer, security) = (Offer::to_guests_of(network), network.security);
+        let network = network.name.to_string();
+        Self { id, network, security, offer, mailboxes, live: BTreeMap::new(), taken: HashSet::new() }
     }
 
     /// Whether one more port can be made. To be asked before a connection is taken: one that has to be dropped again is
@@ -174,6 +178,8 @@ impl Ports {
         let mac = way.port.as_ref().and_then(|port| port.mac).map_or_else(|| common.macs.of(number), MacAddr::bytes);
         let mut shared = PortShared::new(number, self.network.clone(), mac)?;
         shared.pairs_told = self.offer.pairs_told;
+        shared.security = way.port.as_ref().map_or(self.security, |port| port.security);
+        shared.declared_mac = way.port.as_ref().and_then(|port| port.mac).map(MacAddr::bytes);
         let shared = Arc::new(shared);
         let (ended, id) = (common.ended.clone(), self.id);
         let worker = self.least_used_worker();

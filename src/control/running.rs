@@ -18,11 +18,10 @@ use super::source::{NetworkId, Source};
 use super::ways::WayIn;
 use crate::config::{Attachment, Network};
 use crate::metrics::WorkerCounters;
-use crate::mode::Made;
 use crate::metrics::export::{PortReport, Report, WorkerReport, seconds};
+use crate::mode::Made;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::socket::connect_now;
-use crate::vhost::features::Offer;
 use crate::worker::{self, Worker, WorkerHandle};
 
 /// A network that runs.
@@ -45,7 +44,7 @@ pub(super) struct Running {
 impl Running {
     /// A network that has no way in yet.
     pub(super) fn new(id: NetworkId, network: &Network, made: Made, common: &mut Common) -> io::Result<Self> {
-        let beyond = Beyond::new(network, made, common.uplink_number())?;
+        let beyond = Beyond::new(network, made, common)?;
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
         let segment = worker::Network::with(beyond.parts(), seed);
@@ -61,7 +60,7 @@ impl Running {
             }
         }
         let mailboxes = workers.iter().map(WorkerHandle::mailbox).collect();
-        let ports = Ports::new(id, network.name.to_string(), Offer::to_guests_of(network), mailboxes);
+        let ports = Ports::new(id, network, mailboxes);
         Ok(Self {
             id,
             network: network.clone(),

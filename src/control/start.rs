@@ -126,7 +126,12 @@ pub(super) fn start_network(
 }
 
 /// Opens one way into a network.
-fn open(supervisor: &mut Supervisor, id: NetworkId, way: WayIn, inherited: &mut HashMap<RawFd, InheritedSocket>) -> Result<(), StartError> {
+fn open(
+    supervisor: &mut Supervisor,
+    id: NetworkId,
+    way: WayIn,
+    inherited: &mut HashMap<RawFd, InheritedSocket>,
+) -> Result<(), StartError> {
     let door = match &way.attachment {
         Attachment::Connect(_) => {
             if let Some(running) = supervisor.networks.get_mut(&id) {

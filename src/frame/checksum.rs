@@ -10,7 +10,7 @@ pub struct PartialChecksum {
 }
 
 /// Where the checksum is in a UDP header.
-pub(super) const UDP_CHECKSUM: u16 = 6;
+pub(crate) const UDP_CHECKSUM: u16 = 6;
 
 /// The ones' complement sum of `bytes`, folded to 16 bits, on top of `initial`. An odd last byte counts as the high
 /// one.
@@ -56,6 +56,12 @@ pub fn add(a: u16, b: u16) -> u16 {
     sum + u16::from(carry)
 }
 
+/// What a checksum becomes when the bytes `old`, which it covers, are replaced by `new` (RFC 1624, equation 3). Both
+/// have the same even length, and stand an even number of bytes from where checksumming starts.
+pub fn update(checksum: u16, old: &[u8], new: &[u8]) -> u16 {
+    !add(add(!checksum, !sum(old, 0)), sum(new, 0))
+}
+
 /// Completes a checksum. Does nothing when it does not lie inside the frame.
 ///
 /// UDP's sum of zero is stored as 0xffff, which is the same number and does not mean "none" (RFC 768).
@@ -97,7 +103,26 @@ mod tests {
         assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7], 0), 0xddf2);
     }
 
+    #[test]
+    fn the_example_of_rfc_1624() {
+        // 0xdd2f over words with 0x5555; that word becomes 0x3285. The RFC's other equation gives 0xffff here.
+        assert_eq!(update(0xdd2f, &[0x55, 0x55], &[0x32, 0x85]), 0x0000);
+    }
+
     proptest! {
+        #[test]
+        fn an_updated_checksum_is_that_of_the_new_bytes(
+            mut bytes in prop::collection::vec(any::<u8>(), 20..100),
+            at in 0usize..10,
+            new in prop::collection::vec(any::<[u8; 2]>(), 0..5),
+        ) {
+            let (checksum, at, new) = (!sum(&bytes, 0), 2 * at, new.concat());
+            prop_assume!(at + new.len() <= bytes.len());
+            let old = bytes[at..at + new.len()].to_vec();
+            bytes[at..at + new.len()].copy_from_slice(&new);
+            prop_assert_eq!(sum(&bytes, update(checksum, &old, &new)), 0xffff);
+        }
+
         #[test]
         fn fast_and_slow_agree(bytes in prop::collection::vec(any::<u8>(), 0..2000), initial: u16) {
             prop_assert!(same(sum(&bytes, initial), slow(&bytes, initial)));

@@ -6,10 +6,16 @@ use std::fmt;
 pub const HEADER_LEN: usize = 14;
 /// EtherType of IPv4.
 pub const TYPE_IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const TYPE_ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const TYPE_IPV6: u16 = 0x86dd;
 const TYPE_VLAN: u16 = 0x8100;
 const TYPE_SERVICE_VLAN: u16 = 0x88a8;
+/// The least number that is a type; what is below is a length (802.3, 3.2.6).
+const TYPE_MIN: u16 = 0x0600;
+/// LLC with the SNAP extension, unnumbered (802.2, RFC 1042): a type follows.
+const LLC_SNAP: [u8; 3] = [0xaa, 0xaa, 0x03];
 /// Tags that are looked through: a customer's inside a provider's.
 const TAGS_MAX: usize = 2;
 
@@ -18,6 +24,9 @@ const TAGS_MAX: usize = 2;
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
+    /// Everyone's address.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
     /// The destination of the frame that begins with `head`.
     #[inline]
     pub fn destination_of(head: &[u8]) -> Option<Self> {
@@ -38,7 +47,13 @@ impl MacAddr {
 
     /// Whether it addresses everyone.
     pub fn is_broadcast(self) -> bool {
-        self.0 == [0xff; 6]
+        self == Self::BROADCAST
+    }
+
+    /// Whether it can be a station's: neither a group's nor zero.
+    #[inline]
+    pub fn is_station(self) -> bool {
+        !self.is_group() && self.0 != [0; 6]
     }
 }
 
@@ -57,7 +72,7 @@ impl fmt::Debug for MacAddr {
 
 /// The 16-bit number in network byte order at `at`.
 #[inline]
-pub(super) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
 }
 
@@ -81,6 +96,19 @@ pub fn network(head: &[u8]) -> Option<(u16, usize)> {
         }
     }
     None
+}
+
+/// Whether the frame has a VLAN tag, of either kind.
+#[inline]
+pub fn is_tagged(head: &[u8]) -> bool {
+    matches!(be16(head, 12), Some(TYPE_VLAN | TYPE_SERVICE_VLAN))
+}
+
+/// Whether what [`network`] found is no type but a length, followed by a header with a type of its own: IP and ARP can
+/// be sent so, and some systems take them.
+#[inline]
+pub fn is_snap(head: &[u8], ethertype: u16, at: usize) -> bool {
+    ethertype < TYPE_MIN && head.get(at..at + 3) == Some(&LLC_SNAP)
 }
 
 #[cfg(test)]
@@ -111,6 +139,13 @@ mod tests {
         assert_eq!(vlan_id(&frame(&[(0x88a8, 0xe007), (0x8100, 5)], TYPE_IPV6)), Some(7));
         assert_eq!(vlan_id(&frame(&[], TYPE_IPV6)), None);
         assert_eq!(vlan_id(&frame(&[(0x8100, 5)], 0)[..14]), None);
+    }
+
+    #[test]
+    fn a_type_behind_a_length_is_recognized() {
+        let snap = [&frame(&[(0x8100, 5)], 36)[..], &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0]].concat();
+        assert!(is_tagged(&snap) && is_snap(&snap, 36, 18) && !is_snap(&snap, TYPE_IPV4, 18));
+        assert!(!is_snap(&snap[..20], 36, 18) && !is_tagged(&frame(&[], TYPE_IPV4)));
     }
 
     #[test]

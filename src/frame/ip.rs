@@ -1,11 +1,24 @@
 //! Where the headers of an IP packet are.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::FRAME_HEAD_SHORT;
 use super::ethernet::{TYPE_IPV4, TYPE_IPV6, be16, network};
 
+/// Protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// Protocol number of IGMP.
+pub const IGMP: u8 = 2;
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const UDP: u8 = 17;
+/// Protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
+/// Bytes of an IPv4 header without options.
+const HEADER_V4_LEN: usize = 20;
+/// Bytes of an IPv6 header.
+pub const HEADER_V6_LEN: usize = 40;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -70,28 +83,170 @@ fn layers_v4(head: &[u8], network: usize) -> Option<Layers> {
     Some(Layers { version: Version::V4, network, transport: network + ihl, protocol: header[9], fragment })
 }
 
+#[inline]
 fn layers_v6(head: &[u8], network: usize) -> Option<Layers> {
-    let header = head.get(network..network + 40)?;
+    let Chain { protocol, transport, fragment, .. } = walk_v6::<false>(head, network)?;
+    Some(Layers { version: Version::V6, network, transport, protocol, fragment: fragment != Fragment::None })
+}
+
+/// Whether a packet is one, or a piece of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// It is whole.
+    None,
+    /// It begins a packet: the transport header is there.
+    First,
+    /// What it begins with is payload.
+    Later,
+}
+
+/// What follows an IPv6 header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The transport protocol.
+    pub protocol: u8,
+    /// Where its header starts, in bytes from the start of the frame.
+    pub transport: usize,
+    /// Whether there is a fragment header.
+    pub fragment: Fragment,
+    /// Whether there is a routing header: others than the destination address may be meant (RFC 8200, 4.4).
+    pub is_routed: bool,
+}
+
+/// Follows the extension headers of the IPv6 header at `network`, those of a packet's first fragment to their end.
+/// `None` as for [`layers`]; so a first fragment must hold all headers, as RFC 7112 has it.
+#[inline]
+pub fn chain_v6(head: &[u8], network: usize) -> Option<Chain> {
+    walk_v6::<true>(head, network)
+}
+
+/// With `PAST_FRAGMENT` what follows the fragment header of a first fragment is looked through as well.
+#[inline]
+fn walk_v6<const PAST_FRAGMENT: bool>(head: &[u8], network: usize) -> Option<Chain> {
+    let header = head.get(network..network + HEADER_V6_LEN)?;
     if header[0] >> 4 != 6 {
         return None;
     }
-    let (mut protocol, mut transport) = (header[6], network + 40);
+    let (mut protocol, mut transport) = (header[6], network + HEADER_V6_LEN);
+    let (mut fragment, mut is_routed) = (Fragment::None, false);
     for _ in 0..EXTENSIONS_MAX {
         let units = usize::from(*head.get(transport + 1).unwrap_or(&0));
         let len = match protocol {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => (units + 1) * 8,
-            FRAGMENT => {
-                let protocol = *head.get(transport)?;
-                let transport = transport + 8;
-                return Some(Layers { version: Version::V6, network, transport, protocol, fragment: true });
-            }
-            _ => return Some(Layers { version: Version::V6, network, transport, protocol, fragment: false }),
+            FRAGMENT => 8,
+            _ => return Some(Chain { protocol, transport, fragment, is_routed }),
         };
+        is_routed |= protocol == ROUTING;
+        let is_fragment_header = protocol == FRAGMENT;
         protocol = *head.get(transport)?;
+        if is_fragment_header {
+            let is_first = be16(head, transport + 2)? & 0xfff8 == 0;
+            fragment = if is_first { Fragment::First } else { Fragment::Later };
+            if !PAST_FRAGMENT || !is_first {
+                return Some(Chain { protocol, transport: transport + len, fragment, is_routed });
+            }
+        }
         transport += len;
         if transport > head.len() {
             return None;
         }
     }
     None
+}
+
+/// An IPv4 header, as its sender wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderV4 {
+    /// The source address.
+    pub source: Ipv4Addr,
+    /// The destination address.
+    pub destination: Ipv4Addr,
+    /// Routers that may still pass it on, and one.
+    pub ttl: u8,
+    /// The transport protocol.
+    pub protocol: u8,
+    /// Bytes of header and payload.
+    pub total_len: u16,
+    /// Where the transport header starts, in bytes from the start of the frame.
+    pub transport: usize,
+    /// Whether it is a fragment.
+    pub fragment: Fragment,
+}
+
+impl HeaderV4 {
+    /// Reads the header at `network`. `None` when it is not whole within `head`, options included, or its length or
+    /// version is wrong.
+    #[inline]
+    pub fn parse(head: &[u8], network: usize) -> Option<Self> {
+        let header: &[u8; HEADER_V4_LEN] = head.get(network..)?.first_chunk()?;
+        let len = usize::from(header[0] & 0xf) * 4;
+        if header[0] >> 4 != 4 || len < HEADER_V4_LEN || head.len() < network + len {
+            return None;
+        }
+        let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
+        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        let fragment = match word(6) & 0x3fff {
+            0 => Fragment::None,
+            more_and_offset if more_and_offset & 0x1fff == 0 => Fragment::First,
+            _ => Fragment::Later,
+        };
+        Some(Self {
+            source: address(12),
+            destination: address(16),
+            ttl: header[8],
+            protocol: header[9],
+            total_len: word(2),
+            transport: network + len,
+            fragment,
+        })
+    }
+}
+
+/// An IPv6 header, as its sender wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderV6 {
+    /// The source address.
+    pub source: Ipv6Addr,
+    /// The destination address.
+    pub destination: Ipv6Addr,
+    /// Routers that may still pass it on, and one.
+    pub hop_limit: u8,
+    /// Where the packet ends, in bytes from the start of the frame.
+    pub end: usize,
+}
+
+impl HeaderV6 {
+    /// Reads the header at `network`. `None` when it is not whole within `head` or its version is wrong.
+    #[inline]
+    pub fn parse(head: &[u8], network: usize) -> Option<Self> {
+        let header: &[u8; HEADER_V6_LEN] = head.get(network..)?.first_chunk()?;
+        let address = |at: usize| Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|i| header[at + i]));
+        (header[0] >> 4 == 6).then(|| Self {
+            source: address(8),
+            destination: address(24),
+            hop_limit: header[7],
+            end: network + HEADER_V6_LEN + usize::from(u16::from_be_bytes([header[4], header[5]])),
+        })
+    }
+}
+
+/// Source and destination port of the UDP or TCP header at `transport`.
+#[inline]
+pub fn ports(head: &[u8], transport: usize) -> Option<(u16, u16)> {
+    Some((be16(head, transport)?, be16(head, transport + 2)?))
+}
+
+/// Whether a filter must see up to [`super::FRAME_HEAD_MAX`] bytes of the frame that begins with `head`, which is at
+/// least [`FRAME_HEAD_SHORT`] bytes or all there is, to judge it: IPv4 with options, and IPv6 with anything but TCP or
+/// UDP right behind its header.
+#[inline]
+pub fn wants_long_head(head: &[u8]) -> bool {
+    match network(head) {
+        Some((TYPE_IPV4, at)) => head.get(at) != Some(&0x45),
+        Some((TYPE_IPV6, at)) => {
+            let ends_early = at + HEADER_V6_LEN + 4 <= FRAME_HEAD_SHORT;
+            !ends_early || !matches!(head.get(at + 6), Some(&(TCP | UDP)))
+        }
+        _ => false,
+    }
 }

@@ -102,9 +102,26 @@ counters! {
     DropTxQueueFull => "drop_tx_queue_full",
     /// Frames from the uplink dropped: their source is one of our guests', so they have come back.
     DropTxReflected => "drop_tx_reflected",
-
     /// Sent frames dropped: they are for the network's server, which does nothing with such.
     DropTxNotServed => "drop_tx_not_served",
+    /// Sent frames dropped: the source MAC address is not the guest's own.
+    DropTxSpoofedMac => "drop_tx_spoofed_mac",
+    /// Sent frames dropped: the source IP address is not the guest's own.
+    DropTxSpoofedIp => "drop_tx_spoofed_ip",
+    /// Sent frames dropped: ARP or neighbour discovery that speaks for addresses that are not the guest's own.
+    DropTxSpoofedNeighbour => "drop_tx_spoofed_neighbour",
+    /// Sent frames dropped: headers that contradict themselves, or hide from a filter what it must see.
+    DropTxBadPacket => "drop_tx_bad_packet",
+    /// Sent frames dropped: for an address outside of the subnet.
+    DropTxOutsideSubnet => "drop_tx_outside_subnet",
+    /// Sent frames dropped: from an address outside of the subnet.
+    DropTxForeignSource => "drop_tx_foreign_source",
+    /// Sent frames dropped: neither IP nor ARP, and the network carries nothing else.
+    DropTxNotIp => "drop_tx_not_ip",
+    /// Sent frames dropped: they have a VLAN tag, and the network carries none.
+    DropTxTagged => "drop_tx_tagged",
+    /// Sent frames dropped: the source IP address is one that the host or another guest uses.
+    DropTxAddressTaken => "drop_tx_address_taken",
 
     /// Frames for the guest dropped: it has no receive queue that is running and enabled.
     DropRxNotReady => "drop_rx_not_ready",

@@ -26,7 +26,7 @@ pub(super) fn make(network: &Network, bridged: &Bridged, inherited: &mut Inherit
         }
         Via::Nic(nic) => Box::new(open_nic(network, bridged, nic)?),
     };
-    Ok(Made { uplink: Some(uplink), services: None })
+    Ok(Made { uplink: Some(uplink), ..Made::default() })
 }
 
 /// Joins a bridge with a tap that is as long as the bridge's other ports.

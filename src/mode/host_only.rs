@@ -3,30 +3,32 @@
 //! The uplink is a tap device that has the subnet's first address. Its kernel answers for that address; we give guests
 //! theirs. The tap, and with it the address and the route, ends when we end.
 
-use super::{InheritedTaps, Made, ModeError, bring_up, host, open_tap, settings};
-use crate::config::{HostOnly, Network, Services};
+use super::{InheritedTaps, Made, ModeError, PREFIX6, bring_up, host, open_tap, own_mac, prefixes, settings};
+use crate::config::{HostOnly, Network, Services, TapSource};
 use crate::frame::ethernet::MacAddr;
+use crate::frame::prefix::Prefix4;
+use crate::switch::SubnetFilter;
 use crate::sys::netlink::{Link, Netlink};
 use crate::uplink::subnet::{conflicting_route, suggest_free_subnet};
 
 /// See [`super::summary`].
 pub const SUMMARY: &str = "a network of the host and its VMs, which nothing leaves";
 
-/// Prefix of a subnet of IPv6, in bits.
-const PREFIX6: u8 = 64;
-
 /// See [`super::make`].
-pub(super) fn make(
-    network: &Network,
-    host_only: &HostOnly,
-    inherited: &mut InheritedTaps,
-) -> Result<Made, ModeError> {
+pub(super) fn make(network: &Network, host_only: &HostOnly, inherited: &mut InheritedTaps) -> Result<Made, ModeError> {
     let mut netlink = Netlink::open().map_err(host("ask the kernel for", "interfaces"))?;
     // Before the tap is made, of whose routes none is a stranger's.
     let existing = host_only.tap.name(&network.name).map(|name| netlink.link(name.as_str()));
     let existing = existing.transpose().map_err(host("look at", "interfaces"))?.flatten();
     refuse_collision(&host_only.services, existing.as_ref(), &mut netlink)?;
-    let (tap, link) = open_tap(network, &host_only.tap, inherited, &mut netlink)?;
+    let is_new = existing.is_none();
+    let (tap, mut link) = open_tap(network, &host_only.tap, inherited, &mut netlink)?;
+    if is_new && !matches!(host_only.tap, TapSource::Inherit(_)) {
+        // The same each time: guests that go on while we are started again remember it.
+        let mac = own_mac(network);
+        netlink.set_mac(link.index, mac.0).map_err(host("give a MAC address to", &link.name))?;
+        link.mac = Some(mac.0);
+    }
     let services = &host_only.services;
     if let Some(mtu) = network.mtu {
         netlink.set_mtu(link.index, mtu.bytes().into()).map_err(host("set the MTU of", &link.name))?;
@@ -45,7 +47,9 @@ pub(super) fn make(
         services.subnet.prefix(),
         link.name
     );
-    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings) })
+    let (subnet, prefixes) = (services.subnet, prefixes(services));
+    let filter = Prefix4::new(subnet.network(), subnet.prefix()).map(|v4| SubnetFilter::new(v4, prefixes.clone()));
+    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes })
 }
 
 /// A subnet that the host reaches elsewhere would no longer be reached there.
@@ -57,7 +61,8 @@ fn refuse_collision(services: &Services, tap: Option<&Link>, netlink: &mut Netli
     for (address, prefix) in subnets.into_iter().chain(subnets6) {
         let Some(route) = conflicting_route(&routes, address, prefix, own) else { continue };
         let free = suggest_free_subnet(&routes, services.subnet.prefix());
-        let free = free.map_or_else(|| "of another size".to_owned(), |free| format!("{free}/{}", services.subnet.prefix()));
+        let free =
+            free.map_or_else(|| "of another size".to_owned(), |free| format!("{free}/{}", services.subnet.prefix()));
         return Err(ModeError::Collision { subnet: format!("{address}/{prefix}"), route: route.to_string(), free });
     }
     Ok(())

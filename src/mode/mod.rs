@@ -8,15 +8,18 @@ pub mod host_only;
 pub mod internal;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
 use crate::config::{Dhcp, Holder, IfName, Mode, Network, Services, TapSource};
 use crate::frame::ethernet::MacAddr;
+use crate::frame::prefix::Prefix6;
 use crate::service::{
     ClientId, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, LeaseTime, Pool, Reservation, Settings, SettingsError, Subnet, V4,
     V6, link_local,
 };
+use crate::switch::SubnetFilter;
 use crate::sys::netlink::{Link, Netlink};
 use crate::uplink::{RawNicError, Tap, TapError, Uplink};
 
@@ -27,7 +30,14 @@ pub struct Made {
     pub uplink: Option<Box<dyn Uplink>>,
     /// What is answered here.
     pub services: Option<Settings>,
+    /// What keeps guests' frames in the network's subnets, where they must not leave them.
+    pub filter: Option<SubnetFilter>,
+    /// The prefixes in which guests make addresses of their own.
+    pub prefixes: Vec<Prefix6>,
 }
+
+/// Prefix of a subnet of IPv6, in bits.
+const PREFIX6: u8 = 64;
 
 /// Taps that our parent process left us, by the descriptor's number.
 pub type InheritedTaps = HashMap<RawFd, OwnedFd>;
@@ -137,6 +147,19 @@ fn open_tap(
     let link = netlink.link(&name).map_err(host("look at", &name))?;
     let link = link.ok_or_else(|| host("look at", &name)(io::Error::from_raw_os_error(libc::ENODEV)))?;
     Ok((tap, link))
+}
+
+/// The prefixes in which guests make addresses of their own.
+fn prefixes(services: &Services) -> Vec<Prefix6> {
+    services.subnet6.and_then(|subnet| Prefix6::new(subnet.network(), PREFIX6)).into_iter().collect()
+}
+
+/// A MAC address of the network's own, the same each time: locally administered (IEEE 802), made of its name.
+fn own_mac(network: &Network) -> MacAddr {
+    let mut hasher = DefaultHasher::new();
+    network.name.hash(&mut hasher);
+    let [a, b, c, d, e, ..] = hasher.finish().to_be_bytes();
+    MacAddr([0x06, a, b, c, d, e])
 }
 
 /// Brings an interface up, if it is not.

@@ -22,6 +22,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{GuestMem, RingError};
+use crate::config::Security;
 use crate::metrics::PortCounters;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -232,6 +233,10 @@ pub struct PortShared {
     pub mac: [u8; 6],
     /// The queue pairs that the port's configuration tells of: `max_virtqueue_pairs` (virtio 1.3, 5.1.4).
     pub pairs_told: u16,
+    /// What the guest is held to.
+    pub security: Security,
+    /// The address of the guest's network device, if the user declared it.
+    pub declared_mac: Option<[u8; 6]>,
     /// What has become of the port's frames.
     pub counters: PortCounters,
     status: AtomicU16,
@@ -239,7 +244,7 @@ pub struct PortShared {
 }
 
 impl PortShared {
-    /// A port with its link up, whose configuration tells of one queue pair.
+    /// A port with its link up, whose configuration tells of one queue pair, and whose guest is held to nothing.
     ///
     /// # Errors
     /// When the process is out of file descriptors.
@@ -249,6 +254,8 @@ impl PortShared {
             network,
             mac,
             pairs_told: 1,
+            security: Security::OFF,
+            declared_mac: None,
             counters: PortCounters::default(),
             status: AtomicU16::new(STATUS_LINK_UP),
             notice: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,

@@ -25,7 +25,8 @@ pub use notify::signal;
 pub use rx::{FRAME_DESCRIPTORS_MAX, Refusal, RxRing, VNET_HEADER_WRITTEN};
 pub use split::{QUEUE_SIZE_MAX, RingOptions};
 pub use tx::{
-    BURST_BYTES_MAX, BURST_DESCRIPTORS_MAX, BURST_FRAMES_MAX, Burst, FRAME_LEN_MAX, HEAD_MAX, PrivateBurst, TxRing, VNET_HEADER_READ,
+    BURST_BYTES_MAX, BURST_DESCRIPTORS_MAX, BURST_FRAMES_MAX, Burst, FRAME_LEN_MAX, HEAD_MAX, PrivateBurst, TxRing,
+    VNET_HEADER_READ,
 };
 
 #[cfg(test)]

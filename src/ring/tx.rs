@@ -200,12 +200,16 @@ pub struct PrivateBurst(Burst);
 
 impl PrivateBurst {
     /// Fills the burst with frames, each with its virtio-net header, up to [`BURST_FRAMES_MAX`]. It can be looked at as
-    /// long as the frames are borrowed, and no longer.
-    pub fn fill<'a>(&'a mut self, from: impl Iterator<Item = ([u8; VNET_HEADER_READ], &'a [u8])>) -> &'a Burst {
+    /// long as the frames are borrowed, and no longer. With `long_heads` as in [`TxRing::with_long_heads`].
+    pub fn fill<'a>(
+        &'a mut self,
+        from: impl Iterator<Item = ([u8; VNET_HEADER_READ], &'a [u8])>,
+        long_heads: bool,
+    ) -> &'a Burst {
         let burst = &mut self.0;
         (burst.len, burst.bytes, burst.plain) = (0, 0, 0);
         for (i, (vnet, frame)) in from.take(BURST_FRAMES_MAX).enumerate() {
-            let (is_plain, head_len) = head_wanted(&vnet, frame.len(), false);
+            let (is_plain, head_len) = head_wanted(&vnet, frame.len(), long_heads);
             let (head, rest) = frame.split_at(head_len);
             burst.heads[i][..head_len].copy_from_slice(head);
             burst.vnets[i] = vnet;

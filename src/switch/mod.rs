@@ -33,18 +33,25 @@
 //! traffic until the neighbour sends again, and two guests (or one that bridges two of its ports) can make an address
 //! flap with every frame. A flap costs what learning an address costs, takes no memory, and moves only the addresses
 //! that both sides use; [`Switch::take_moves`] counts them so that the fight can be seen. Refusing a guest addresses
-//! that are not its own is the business of source guards on the port, not of the table.
+//! that are not its own is the business of a [`guard`] on the port, not of the table.
+//!
+//! Three more pieces judge or change frames before or after the switch does, where the network's mode asks for it:
+//! [`guard`] (port security), [`subnet_filter`] (host-only), and [`mac_nat`] (bridged to Wi-Fi).
 
 #[cfg(doc)]
 use crate::metrics::Counter;
 
 mod fdb;
 mod forward;
+pub mod guard;
 mod header;
 mod key;
 mod limits;
+pub mod mac_nat;
+mod owners;
 mod recent;
 mod share;
+mod subnet_filter;
 mod table;
 
 #[cfg(test)]
@@ -55,6 +62,7 @@ pub use forward::Switch;
 pub use limits::{FLOOD_COPIES_PER_BURST_MAX, FLOOD_COPIES_PER_SECOND_MAX};
 pub use recent::{Addresses, Losses, Recent};
 pub use share::ADDRESSES_PER_PORT_MAX;
+pub use subnet_filter::SubnetFilter;
 
 use crate::metrics;
 

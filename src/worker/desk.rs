@@ -4,6 +4,7 @@
 //! is a request and for no other. Whether a frame is one, and whether a guest may send it at all, is said without the
 //! lock. Leases are kept on disk by the supervisor, who hears of changes through a descriptor and looks when it likes.
 
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::service::{Checksums, Leases, Outcome, Services, Settings};
+use crate::frame::ethernet::MacAddr;
+use crate::service::{Checksums, Leases, Outcome, Services, Settings, State};
 use crate::switch::PortId;
 
 /// See the module's theory of operation.
@@ -71,7 +73,7 @@ impl Desk {
         checksums: Checksums,
         answers: &mut Vec<Vec<u8>>,
     ) -> Outcome {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = now_s();
         let mut services = self.lock();
         let before = generation(&services);
         let outcome = services.handle(port, frame, checksums, now, answers);
@@ -82,10 +84,26 @@ impl Desk {
         outcome
     }
 
+    /// Whether a guest on a port, with this MAC address, has this address from us. After a restart we know it by its
+    /// MAC address alone, until it renews its lease.
+    pub(super) fn has_given(&self, port: PortId, mac: MacAddr, address: Ipv4Addr) -> bool {
+        let (services, now) = (self.lock(), now_s());
+        let binding = services.leases().and_then(|leases| leases.get(address));
+        binding.is_some_and(|binding| {
+            let is_its = binding.port.map_or(binding.mac == mac, |owner| owner == port);
+            is_its && binding.state == State::Leased && binding.is_live(now)
+        })
+    }
+
     /// A port has gone; its place may be another's.
     pub(super) fn port_ended(&self, port: PortId) {
         self.lock().port_ended(port);
     }
+}
+
+/// Wall-clock time in seconds: leases outlive the process.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn generation(services: &Services) -> u64 {

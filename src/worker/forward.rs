@@ -4,9 +4,12 @@
 //! goes. That makes a plan: for each receiver one bit for each of the burst's frames. Then each receiver is locked
 //! once, gets its frames in the order in which they were sent, and is told once.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, MutexGuard};
 
-use crate::frame::ethernet::{HEADER_LEN, MacAddr};
+use crate::frame::arp::Arp;
+use crate::frame::ethernet::{self, HEADER_LEN, MacAddr};
+use crate::frame::ip::HeaderV4;
 use crate::frame::offload::{self, Offload};
 use crate::frame::vnet::VnetHeader;
 use crate::metrics::Counter;
@@ -29,6 +32,9 @@ const FLOOD_COST_PER_FRAME_MAX: usize = 8 << 20;
 const FLOOD_COST_PER_SECOND_MAX: usize = 1 << 30;
 /// What a segment costs in software, in bytes that could be copied meanwhile.
 const SEGMENT_COST: usize = 1024;
+
+/// How long a guest may go on using an address that it had from us, in seconds: its lease may be over.
+const GUARD_S: u32 = 30;
 
 const _: () = assert!(BURST_FRAMES_MAX == u32::BITS as usize, "a burst's frames are the bits of a word");
 
@@ -172,9 +178,22 @@ impl Forwarder {
         let Self { network, receivers, plan, request, answers, .. } = self;
         sender.recent.begin_burst(port_id(from), network.losses(), now_s);
         let flood_left = FLOOD_COST_PER_BURST_MAX;
-        let (switch, met, asked) = (None, None, 0);
-        let mut judge =
-            Judge { network, from, receivers, sender, now_s, switch, asked, met, flood_left, request, answers };
+        let (switch, met, asked, looks_into) = (None, None, 0, network.looks_into(sender));
+        let (from, receivers) = (from, receivers.as_slice());
+        let mut judge = Judge {
+            network,
+            from,
+            sender,
+            receivers,
+            now_s,
+            switch,
+            asked,
+            looks_into,
+            met,
+            flood_left,
+            request,
+            answers,
+        };
         plan.flooded = 0;
         // Frames to one guest come in rows.
         let mut i = 0;
@@ -241,6 +260,8 @@ struct Judge<'a> {
     switch: Option<MutexGuard<'a, Switch>>,
     /// Frames that it was asked about.
     asked: u32,
+    /// Whether the frames are judged by more than their Ethernet headers.
+    looks_into: bool,
     /// The first address that the guest has sent from.
     met: Option<MacAddr>,
     /// What the burst's flooding may still cost.
@@ -268,7 +289,9 @@ impl Judge<'_> {
         } else {
             addresses = Addresses::of(burst.ethernet_header(i));
         }
-        if let Some(end) = self.network.services().and_then(|desk| self.screen(desk, burst, i, asks)) {
+        if self.looks_into
+            && let Some(end) = self.screen(burst, i, asks)
+        {
             return Verdict::Drop(end);
         }
         match self.sender.recent.find(addresses, self.network.losses()) {
@@ -290,11 +313,41 @@ impl Judge<'_> {
         Ok(offload)
     }
 
-    /// Whether the frame ends with a service, or must not be sent here: returns what it ends in.
-    fn screen(&mut self, desk: &Desk, burst: &Burst, i: usize, asks: &Offload) -> Option<Counter> {
+    /// Whether the frame must not be sent here, or ends with a service: returns what it ends in.
+    fn screen(&mut self, burst: &Burst, i: usize, asks: &Offload) -> Option<Counter> {
+        let (filter, head) = (self.network.filter(), burst.head(i));
         if self.sender.origin == Origin::Uplink {
-            return None;
+            return filter.and_then(|filter| filter.check_host(head).err());
         }
+        let refused = self.check_guard(head).and_then(|()| filter.map_or(Ok(()), |filter| filter.check_guest(head)));
+        match refused {
+            Err(end) => Some(end),
+            Ok(()) => self.network.services().and_then(|desk| self.serve(desk, burst, i, asks)),
+        }
+    }
+
+    /// Asks the port's guard.
+    fn check_guard(&mut self, head: &[u8]) -> Result<(), Counter> {
+        let Some(guard) = &mut self.sender.guard else { return Ok(()) };
+        if self.now_s - self.sender.guarded_since_s >= GUARD_S {
+            // Leases expire, and are given to others.
+            guard.set_addresses(&[]);
+            self.sender.guarded_since_s = self.now_s;
+        }
+        match guard.check(head) {
+            Err(Counter::DropTxSpoofedIp | Counter::DropTxSpoofedNeighbour) => {}
+            checked => return checked,
+        }
+        // Perhaps it has been given the address since.
+        let (port, network) = (port_id(self.from), self.network);
+        let given = sender_v4(head).zip(MacAddr::source_of(head)).filter(|&(address, mac)| {
+            network.services().is_some_and(|desk| desk.has_given(port, mac, address)) && guard.allow(address)
+        });
+        given.map_or(Err(Counter::DropTxSpoofedIp), |_| guard.check(head))
+    }
+
+    /// Whether the frame ends with a service: returns what it ends in.
+    fn serve(&mut self, desk: &Desk, burst: &Burst, i: usize, asks: &Offload) -> Option<Counter> {
         let (settings, head) = (desk.settings(), burst.head(i));
         if let Some(offence) = settings.offence(head) {
             return Some(offence);
@@ -304,6 +357,8 @@ impl Judge<'_> {
             let checksums = if *asks == Offload::None { Checksums::Complete } else { Checksums::Partial };
             let outcome = desk.serve(port_id(self.from), self.request, checksums, self.answers);
             if let Some(end) = outcome.counter() {
+                // It may have given an address back.
+                self.sender.guard.iter_mut().for_each(|guard| guard.set_addresses(&[]));
                 return Some(end);
             }
         }
@@ -320,6 +375,12 @@ impl Judge<'_> {
             switch.begin_burst(now_s);
             switch
         });
+        if !self.looks_into
+            && let Some(guard) = &mut self.sender.guard
+            && let Err(end) = guard.check(head)
+        {
+            return Verdict::Drop(end);
+        }
         self.asked += 1;
         if self.asked == 2 {
             // Most bursts ask once, if at all. This one seems to go to many.
@@ -347,7 +408,8 @@ impl Judge<'_> {
         let cost = ports.saturating_sub(2) * (len + segments * SEGMENT_COST);
         // A long frame on a large network must not be refused for ever, so a burst's first one may go over its bound.
         let is_first = self.flood_left == FLOOD_COST_PER_BURST_MAX && cost <= FLOOD_COST_PER_FRAME_MAX;
-        if (cost > self.flood_left && !is_first) || !self.sender.may_flood(cost, FLOOD_COST_PER_SECOND_MAX, self.now_s) {
+        if (cost > self.flood_left && !is_first) || !self.sender.may_flood(cost, FLOOD_COST_PER_SECOND_MAX, self.now_s)
+        {
             return false;
         }
         self.flood_left = self.flood_left.saturating_sub(cost);
@@ -376,5 +438,14 @@ impl Judge<'_> {
                  give each its own mac="
             ),
         }
+    }
+}
+
+/// The IPv4 address that a frame without a tag says it is from, in its ARP or IP header.
+fn sender_v4(head: &[u8]) -> Option<Ipv4Addr> {
+    match ethernet::network(head)? {
+        (ethernet::TYPE_ARP, at) => Arp::parse(head, at).map(|arp| arp.sender),
+        (ethernet::TYPE_IPV4, at) => HeaderV4::parse(head, at).map(|header| header.source),
+        _ => None,
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::port::{Port, Ring};
 use super::network::Receiver;
-use super::receiving::ReceivingHalf;
 use super::network::port_id;
+use super::port::{Port, Ring};
+use super::receiving::ReceivingHalf;
 use super::{Source, Worker};
 use crate::ring::mailbox::{Envelope, Message, PortShared, RingSetup};
 use crate::switch::PORTS_MAX;
@@ -68,7 +68,7 @@ impl Worker {
         if index >= self.ports.len() {
             self.ports.resize_with(index + 1, || None);
         }
-        self.ports[index] = Some(Port::new(shared, half, self.network.services().is_some()));
+        self.ports[index] = Some(Port::new(shared, half, &self.network));
         self.by_number.insert(number, index);
     }
 

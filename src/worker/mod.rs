@@ -41,8 +41,8 @@ use forward::Forwarder;
 pub use handle::{STOP_MAX_MS, WorkerHandle};
 pub use network::{Network, Parts};
 use port::{Port, Ring, Slot};
-pub use uplink::UplinkHalf;
 use uplink::Reader;
+pub use uplink::UplinkHalf;
 
 /// Rounds of polling between two looks at what else is ready.
 const ROUNDS_PER_WAIT: u32 = 16;
@@ -147,7 +147,7 @@ impl Worker {
         let poller = Poller::new()?;
         poller.add(mailbox.wake_fd(), Trigger::Level, Source::Mailbox.token())?;
         network.enlist(mailbox.clone());
-        let reader = network.take_uplink().map(|(half, index)| Reader::new(half, index));
+        let reader = network.take_uplink().map(|(half, index)| Reader::new(half, index, &network));
         if let Some(reader) = &reader {
             reader.half().watch(&poller, Source::Uplink.token());
         }

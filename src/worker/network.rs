@@ -14,10 +14,14 @@ use std::time::Instant;
 
 use super::desk::Desk;
 use super::receiving::{Delivery, ReceivingHalf, Workshop};
+use super::sender::{Origin, Sender};
 use super::uplink::UplinkHalf;
+use crate::config::Security;
 use crate::frame::ethernet::MacAddr;
-use crate::ring::mailbox::Mailbox;
-use crate::switch::{Losses, PORTS_MAX, PortId, Switch};
+use crate::frame::prefix::Prefix6;
+use crate::ring::mailbox::{Mailbox, PortShared};
+use crate::switch::guard::{self, Claims, Guard};
+use crate::switch::{Losses, PORTS_MAX, PortId, SubnetFilter, Switch};
 
 /// The switch's name for the port in place `index`, which is below `PORTS_MAX`.
 pub(super) fn port_id(index: usize) -> PortId {
@@ -69,6 +73,10 @@ pub struct Parts {
     pub uplink: Option<Arc<UplinkHalf>>,
     /// What is answered here.
     pub services: Option<Arc<Desk>>,
+    /// What keeps guests' frames in the network's subnets.
+    pub filter: Option<SubnetFilter>,
+    /// The prefixes in which guests make addresses of their own.
+    pub prefixes: Vec<Prefix6>,
 }
 
 /// A port's place on the network.
@@ -90,6 +98,8 @@ pub struct Network {
     workers: Mutex<Vec<Arc<Mailbox>>>,
     origin: Instant,
     parts: Parts,
+    /// The IPv6 addresses that guests have.
+    claims: Arc<Claims>,
     /// The uplink's place, until a worker has taken the reading of it over.
     unread: Mutex<Option<usize>>,
 }
@@ -111,9 +121,14 @@ impl Network {
             workers: Mutex::default(),
             origin: Instant::now(),
             unread: Mutex::default(),
+            claims: Arc::default(),
             parts,
         };
         let uplink = network.parts.uplink.clone();
+        let server = network.services().and_then(|desk| desk.settings().v6.as_ref());
+        for address in server.into_iter().flat_map(|v6| v6.address.into_iter().chain([v6.link_local])) {
+            network.claims.reserve(address);
+        }
         *network.unread() = uplink.and_then(|half| network.add_port(Receiver::Uplink(half)));
         Arc::new(network)
     }
@@ -125,6 +140,33 @@ impl Network {
     /// The uplink and its place: for the first worker that asks, which is to read it.
     pub(super) fn take_uplink(&self) -> Option<(Arc<UplinkHalf>, usize)> {
         Some((self.parts.uplink.clone()?, self.unread().take()?))
+    }
+
+    /// What keeps guests' frames in the network's subnets.
+    pub(super) fn filter(&self) -> Option<&SubnetFilter> {
+        self.parts.filter.as_ref()
+    }
+
+    /// What holds a port's guest to its own addresses, if anything does.
+    pub(super) fn guard(&self, shared: &PortShared) -> Option<Guard> {
+        let Security { mac, ip } = shared.security;
+        let serves_addresses = self.services().is_some_and(|desk| desk.settings().v4.is_some());
+        let settings = guard::Settings {
+            mac: shared.declared_mac.map(MacAddr),
+            lock_mac: mac,
+            lock_ip: ip && serves_addresses,
+            // Where others than our guests would believe them.
+            refuse_servers: ip && self.parts.uplink.is_some(),
+        };
+        let mut guard = Guard::new(settings, self.claims.clone());
+        guard.set_prefixes(&self.parts.prefixes);
+        (mac || ip).then_some(guard)
+    }
+
+    /// Whether frames of a sender are judged by more than their Ethernet headers.
+    pub(super) fn looks_into(&self, sender: &Sender) -> bool {
+        let by_guard = sender.guard.as_ref().is_some_and(Guard::looks_beyond_ethernet);
+        by_guard || self.filter().is_some() || (sender.origin == Origin::Guest && self.services().is_some())
     }
 
     /// What is answered here.

@@ -15,6 +15,7 @@ use crate::ring::{ControlRing, GuestMem, RingError, RingOptions, RxRing, TxRing,
 use crate::vhost::control_queue::{ControlQueue, Effect};
 use crate::vhost::features::{Negotiated, RINGS_MAX, control_ring_index};
 
+use super::network::Network;
 use super::patience::Patience;
 use super::receiving::ReceivingHalf;
 use super::sender::{Origin, Sender};
@@ -78,22 +79,23 @@ pub(super) struct Port {
     pub(super) slots: Vec<Slot>,
     pub(super) half: Arc<ReceivingHalf>,
     pub(super) sender: Sender,
-    /// Whether the network judges its guests' frames by more than their Ethernet headers.
+    /// Whether frames are judged by more than their Ethernet headers.
     long_heads: bool,
     /// The worker's round in which it last had a burst.
     pub(super) served_in: u32,
 }
 
 impl Port {
-    pub(super) fn new(shared: Arc<PortShared>, half: Arc<ReceivingHalf>, long_heads: bool) -> Self {
+    pub(super) fn new(shared: Arc<PortShared>, half: Arc<ReceivingHalf>, network: &Network) -> Self {
+        let sender = Sender::new(shared.clone(), Origin::Guest, network.guard(&shared));
         Self {
-            sender: Sender::new(shared.clone(), Origin::Guest),
+            long_heads: network.looks_into(&sender),
+            sender,
             shared,
             negotiated: Negotiated::new(0),
             mem: None,
             slots: (0..RINGS_MAX).map(|_| Slot::new()).collect(),
             half,
-            long_heads,
             served_in: 0,
         }
     }

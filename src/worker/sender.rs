@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::frame::offload::Offloads;
 use crate::ring::mailbox::PortShared;
 use crate::switch::Recent;
+use crate::switch::guard::Guard;
 
 /// What frames come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +30,20 @@ pub(super) struct Sender {
     pub(super) recent: Recent,
     /// Whether it has sent from an address of its own.
     pub(super) is_known: bool,
+    /// What holds it to its own addresses, if anything does.
+    pub(super) guard: Option<Guard>,
+    /// When the guard was last told anew whose addresses are whose, in seconds.
+    pub(super) guarded_since_s: u32,
     /// A second, and what flooding has cost in it.
     flooded: (u32, usize),
 }
 
 impl Sender {
-    pub(super) fn new(shared: Arc<PortShared>, origin: Origin) -> Self {
+    pub(super) fn new(shared: Arc<PortShared>, origin: Origin, guard: Option<Guard>) -> Self {
         let (sends, recent) = (Offloads::default(), Recent::default());
         // Behind an uplink are many, none of whom is introduced.
         let is_known = origin == Origin::Uplink;
-        Self { shared, origin, sends, recent, is_known, flooded: (0, 0) }
+        Self { shared, origin, sends, recent, is_known, guard, guarded_since_s: 0, flooded: (0, 0) }
     }
 
     /// Charges it for a frame that is flooded. `false` when it would go over `max` in this second.

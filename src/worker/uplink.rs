@@ -26,6 +26,7 @@ use crate::sys::poller::{Poller, Trigger};
 use crate::uplink::{FrameBuffer, Gone, Received, Sent, Uplink};
 
 use super::forward::Forwarder;
+use super::network::Network;
 use super::receiving::{Delivery, Workshop, bits};
 use super::sender::{Origin, Sender};
 
@@ -142,7 +143,8 @@ impl UplinkHalf {
             if fit == Fit::Whole {
                 gone = gone.or(send(device.as_mut(), offload, &bytes, counters));
             } else {
-                let kind = if matches!(fit, Fit::Segment { .. }) { Counter::RxSegmented } else { Counter::RxChecksummed };
+                let kind =
+                    if matches!(fit, Fit::Segment { .. }) { Counter::RxSegmented } else { Counter::RxChecksummed };
                 counters.count(kind);
                 workshop.change(offload, fit, &bytes, |bytes, offload| {
                     gone = gone.take().or(send(device.as_mut(), offload, bytes, counters));
@@ -200,6 +202,8 @@ pub(super) struct Reader {
     half: Arc<UplinkHalf>,
     /// Its place on the network.
     index: usize,
+    /// Whether frames are judged by more than their Ethernet headers.
+    long_heads: bool,
     sender: Sender,
     buffers: Vec<FrameBuffer>,
     headers: Vec<[u8; VNET_HEADER_READ]>,
@@ -207,9 +211,18 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(half: Arc<UplinkHalf>, index: usize) -> Self {
-        let sender = Sender::new(half.shared.clone(), Origin::Uplink);
-        Self { half, index, sender, buffers: Vec::new(), headers: Vec::new(), burst: PrivateBurst::default() }
+    pub(super) fn new(half: Arc<UplinkHalf>, index: usize, network: &Network) -> Self {
+        let sender = Sender::new(half.shared.clone(), Origin::Uplink, None);
+        let long_heads = network.looks_into(&sender);
+        Self {
+            half,
+            index,
+            long_heads,
+            sender,
+            buffers: Vec::new(),
+            headers: Vec::new(),
+            burst: PrivateBurst::default(),
+        }
     }
 
     pub(super) fn half(&self) -> &UplinkHalf {
@@ -223,7 +236,7 @@ impl Reader {
             return 0;
         }
         let frames = self.headers.iter().copied().zip(self.buffers.iter().map(FrameBuffer::frame));
-        let burst: &Burst = self.burst.fill(frames);
+        let burst: &Burst = self.burst.fill(frames, self.long_heads);
         forwarder.forward(self.index, &mut self.sender, None, burst, now_ns);
         burst.len()
     }
@@ -266,4 +279,3 @@ impl Reader {
 
 /// What a frame that is lost counts for in [`READ_BYTES_MAX`], so that a device with nothing else ends the turn too.
 const FRAME_COST: usize = READ_BYTES_MAX / READ_FRAMES_MAX;
-

@@ -1,6 +1,10 @@
 //! The switch as its caller sees it: frames in, verdicts out.
 
+mod guard;
+mod mac_nat;
 mod model;
+mod packets;
+mod subnet_filter;
 
 use super::*;
 use crate::metrics::Counter::*;
