@@ -11,7 +11,7 @@ use super::address::colon_bytes;
 use super::{DomainName, HostName, MacAddr, Name, Problem, Subnet4, problem};
 
 /// The shortest lease.
-pub const LEASE_MIN: Duration = Duration::from_secs(10);
+pub const LEASE_MIN: Duration = Duration::from_secs(120);
 /// The longest lease: a year.
 pub const LEASE_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// Name servers and search domains that are told to guests, at most: they have to fit a message.
@@ -150,7 +150,7 @@ impl FromStr for LeaseTime {
         let seconds = seconds.and_then(|(number, unit)| number.checked_mul(unit));
         match seconds {
             Some(s) if (LEASE_MIN..=LEASE_MAX).contains(&Duration::from_secs(s.into())) => Ok(Self(s)),
-            _ => problem("not a time from 10s to 365d: a number with s, m, h or d, such as 1h"),
+            _ => problem("not a time from 2m to 365d: a number with s, m, h or d, such as 1h"),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::mode::{self, InheritedTaps, Made};
 use crate::ring::mailbox::PortShared;
 use crate::service::{Leases, Services};
 use crate::switch::SubnetFilter;
-use crate::sys::netlink::{Change, Event, Monitor};
+use crate::sys::netlink::{Change, Event, Netlink};
 use crate::sys::poller::{Poller, Trigger};
 use crate::uplink::Gone;
 use crate::worker::{Desk, Parts, UplinkHalf};
@@ -112,7 +112,7 @@ impl Beyond {
 
     /// Looks at what has happened to the host's interfaces, and at whether the uplink is there. Returns whether it has
     /// come back, so that the workers have to look.
-    pub(super) fn follow(&mut self, network: &Network, events: &[Event], monitor: &Monitor) -> bool {
+    pub(super) fn follow(&mut self, network: &Network, events: &[Event]) -> bool {
         let Some(half) = &self.uplink else { return false };
         half.hear_of_gone();
         let needed = needed_interface(network);
@@ -123,8 +123,8 @@ impl Beyond {
         if is_nic(network) && events.iter().any(is_new) {
             half.disconnect(&Gone::Deleted);
         }
-        let is_there = |name: &IfName| monitor.links().any(|link| link.name == name.as_str());
-        if !half.is_gone() || !needed.as_ref().is_none_or(is_there) {
+        events.iter().filter(|event| half.is_on(&event.name)).for_each(|event| heed(network, event));
+        if !half.is_gone() || !needed.as_ref().is_none_or(exists) {
             return false;
         }
         match mode::make(network, &mut InheritedTaps::new()) {
@@ -145,6 +145,32 @@ impl Beyond {
             }
         }
     }
+}
+
+/// Tells what has happened to the interface that is the uplink, and mends what that undid.
+fn heed(network: &Network, event: &Event) {
+    let (name, interface) = (network.name.as_str(), &event.name);
+    match &event.change {
+        Change::Down => {
+            tracing::warn!(network = name, "the uplink is down: {interface}; nothing passes until it is up")
+        }
+        Change::Up => {
+            tracing::info!(network = name, "the uplink is up: {interface}");
+            if let Err(error) = mode::restore(network, interface) {
+                tracing::warn!(network = name, "{error}");
+            }
+        }
+        Change::Renamed(before) => {
+            tracing::info!(network = name, "the uplink was renamed: {before} is {interface} now")
+        }
+        Change::Appeared | Change::Vanished | Change::Mtu(_) | Change::Mac(_) => {}
+    }
+}
+
+/// Whether there is an interface of this name now. A worker hears of a device's end before its monitor does, and a tap
+/// that is not there would be made.
+fn exists(name: &IfName) -> bool {
+    Netlink::open().and_then(|mut netlink| netlink.link(name.as_str())).is_ok_and(|link| link.is_some())
 }
 
 /// The interface without which there is no uplink; none: we make our own.

@@ -179,7 +179,7 @@ impl Supervisor {
         let Some(monitor) = &mut self.monitor else { return Ok(()) };
         let events = monitor.read()?;
         for running in self.networks.values_mut().filter(|running| !running.is_leaving()) {
-            if running.beyond.follow(&running.network, &events, monitor) {
+            if running.beyond.follow(&running.network, &events) {
                 running.ring_bells();
             }
         }

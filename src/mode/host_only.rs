@@ -3,6 +3,8 @@
 //! The uplink is a tap device that has the subnet's first address. Its kernel answers for that address; we give guests
 //! theirs. The tap, and with it the address and the route, ends when we end.
 
+use std::net::IpAddr;
+
 use super::{InheritedTaps, Made, ModeError, PREFIX6, bring_up, host, open_tap, own_mac, prefixes, settings};
 use crate::config::{HostOnly, Network, Services, TapSource};
 use crate::frame::ethernet::MacAddr;
@@ -33,11 +35,7 @@ pub(super) fn make(network: &Network, host_only: &HostOnly, inherited: &mut Inhe
     if let Some(mtu) = network.mtu {
         netlink.set_mtu(link.index, mtu.bytes().into()).map_err(host("set the MTU of", &link.name))?;
     }
-    let addresses = [(services.subnet.own().into(), services.subnet.prefix())];
-    let addresses6 = services.subnet6.map(|subnet| (subnet.own().into(), PREFIX6));
-    for (address, prefix) in addresses.into_iter().chain(addresses6) {
-        netlink.add_address(link.index, address, prefix).map_err(host("give an address to", &link.name))?;
-    }
+    add_addresses(services, &link, &mut netlink)?;
     bring_up(&mut netlink, &link)?;
     let settings = settings(network, services, MacAddr(link.mac.unwrap_or_default()), false)?;
     tracing::info!(
@@ -52,6 +50,23 @@ pub(super) fn make(network: &Network, host_only: &HostOnly, inherited: &mut Inhe
     Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes })
 }
 
+/// See [`super::restore`]: a kernel takes IPv6 addresses from an interface that goes down.
+pub(super) fn restore(host_only: &HostOnly, interface: &str) -> Result<(), ModeError> {
+    let mut netlink = Netlink::open().map_err(host("ask the kernel for", "interfaces"))?;
+    let link = netlink.link(interface).map_err(host("look at", interface))?;
+    link.map_or(Ok(()), |link| add_addresses(&host_only.services, &link, &mut netlink))
+}
+
+/// Gives the host its addresses, those that it does not have.
+fn add_addresses(services: &Services, link: &Link, netlink: &mut Netlink) -> Result<(), ModeError> {
+    let addresses = [(services.subnet.own().into(), services.subnet.prefix())];
+    let addresses6 = services.subnet6.map(|subnet| (subnet.own().into(), PREFIX6));
+    for (address, prefix) in addresses.into_iter().chain(addresses6) {
+        netlink.add_address(link.index, address, prefix).map_err(host("give an address to", &link.name))?;
+    }
+    Ok(())
+}
+
 /// A subnet that the host reaches elsewhere would no longer be reached there.
 fn refuse_collision(services: &Services, tap: Option<&Link>, netlink: &mut Netlink) -> Result<(), ModeError> {
     let routes = netlink.routes().map_err(host("list", "routes"))?;
@@ -60,9 +75,13 @@ fn refuse_collision(services: &Services, tap: Option<&Link>, netlink: &mut Netli
     let subnets6 = services.subnet6.map(|subnet| (subnet.network().into(), PREFIX6));
     for (address, prefix) in subnets.into_iter().chain(subnets6) {
         let Some(route) = conflicting_route(&routes, address, prefix, own) else { continue };
-        let free = suggest_free_subnet(&routes, services.subnet.prefix());
-        let free =
-            free.map_or_else(|| "of another size".to_owned(), |free| format!("{free}/{}", services.subnet.prefix()));
+        let free = match (address, suggest_free_subnet(&routes, services.subnet.prefix())) {
+            (IpAddr::V4(_), Some(free)) => {
+                format!("another, for instance --subnet {free}/{}", services.subnet.prefix())
+            }
+            (IpAddr::V4(_), None) => "a smaller one with --subnet".to_owned(),
+            (IpAddr::V6(_), _) => "another with --subnet6, or --subnet6 off".to_owned(),
+        };
         return Err(ModeError::Collision { subnet: format!("{address}/{prefix}"), route: route.to_string(), free });
     }
     Ok(())

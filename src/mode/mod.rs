@@ -55,13 +55,13 @@ pub enum ModeError {
     #[error(transparent)]
     Services(#[from] SettingsError),
     /// The subnet is in use.
-    #[error("the subnet {subnet} collides with the host's route {route}: choose another, for instance --subnet {free}")]
+    #[error("the subnet {subnet} collides with the host's route {route}: choose {free}")]
     Collision {
         /// What was asked for.
         subnet: String,
         /// The route.
         route: String,
-        /// One that is free.
+        /// What to choose instead.
         free: String,
     },
     /// There is no such bridge.
@@ -116,6 +116,17 @@ pub fn make(network: &Network, inherited: &mut InheritedTaps) -> Result<Made, Mo
         Mode::Internal(internal) => internal::make(network, internal),
         Mode::HostOnly(host_only) => host_only::make(network, host_only, inherited),
         Mode::Bridged(bridged) => bridged::make(network, bridged, inherited),
+    }
+}
+
+/// Gives the interface that is a network's uplink again what its kernel took from it while it was down.
+///
+/// # Errors
+/// [`ModeError::Host`].
+pub fn restore(network: &Network, interface: &str) -> Result<(), ModeError> {
+    match &network.mode {
+        Mode::HostOnly(host_only) => host_only::restore(host_only, interface),
+        Mode::Internal(_) | Mode::Bridged(_) => Ok(()),
     }
 }
 

@@ -88,6 +88,12 @@ impl UplinkHalf {
         self.lock().device.is_none()
     }
 
+    /// Whether its device is the interface of this name.
+    pub fn is_on(&self, interface: &str) -> bool {
+        let name = self.lock().device.as_ref().map(|device| device.name());
+        name.is_some_and(|name| name.rsplit(' ').next() == Some(interface))
+    }
+
     /// Says no more that the device has gone, until another has.
     pub fn hear_of_gone(&self) {
         // Can only fail when it was quiet.

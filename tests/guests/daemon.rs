@@ -15,44 +15,54 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 /// Longer than an end may take on a busy machine.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// A running `guestwire internal`, its socket in a folder of its own. Both go when it is dropped.
+/// A running guestwire, its socket in a folder of its own. Both go when it is dropped.
 pub(crate) struct Daemon {
     child: Child,
     log: Console,
     folder: TempDir,
+    words: Vec<String>,
 }
 
 impl Daemon {
-    /// One that tells much.
+    /// One of mode internal that tells much.
     pub(crate) fn start() -> Self {
         Self::with(&["-v"])
     }
 
-    /// One with other options.
+    /// One of mode internal with other options.
     pub(crate) fn with(options: &[&str]) -> Self {
+        Self::run(&[], "internal", options)
+    }
+
+    /// One of any mode, run by another command: one that enters a namespace. In the options `DIR` is its folder. Its
+    /// statistics are in DIR/stats if the options say so.
+    pub(crate) fn run(under: &[String], mode: &str, options: &[&str]) -> Self {
         let folder = TempDir::with_prefix("guestwire-guests-").expect("a temporary folder");
+        let place = folder.path().display().to_string();
         // Should the test be killed, the daemon ends with it.
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", env!("CARGO_BIN_EXE_guestwire")])
-            .arg("internal")
-            .args(options)
-            .arg("--socket-path")
-            .arg(folder.path().join("net.sock"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("guestwire starts");
+        let program = ["setpriv", "--pdeathsig", "TERM", env!("CARGO_BIN_EXE_guestwire"), mode];
+        let options = options.iter().copied().chain(["--socket-path", "DIR/net.sock"]);
+        let words = program.into_iter().map(str::to_owned).chain(options.map(|word| word.replace("DIR", &place)));
+        let words: Vec<String> = under.iter().cloned().chain(words).collect();
         let log = Console::default();
-        log.collect(child.stdout.take().expect("stdout is a pipe"));
-        log.collect(child.stderr.take().expect("stderr is a pipe"));
-        let daemon = Self { child, log, folder };
+        let daemon = Self { child: spawn(&words, &log), log, folder, words };
+        daemon.wait_until_ready();
+        daemon
+    }
+
+    /// Ends it as a service manager does, and starts it again by the same words, in the same folder.
+    pub(crate) fn restart(&mut self) {
+        self.end();
+        self.child = spawn(&self.words, &self.log);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&self) {
         let deadline = Instant::now() + START_WITHIN;
-        while !daemon.socket().exists() {
-            assert!(Instant::now() < deadline, "guestwire made no socket:\n{}", daemon.log.tail(40));
+        while !self.socket().exists() {
+            assert!(Instant::now() < deadline, "guestwire made no socket:\n{}", self.log.tail(40));
             std::thread::sleep(Duration::from_millis(10));
         }
-        daemon
     }
 
     #[allow(dead_code, reason = "benches/compare has it")]
@@ -83,18 +93,7 @@ impl Daemon {
         self.folder.path()
     }
 
-    /// Asserts that it still runs: no guest may end it.
-    pub(crate) fn assert_alive(&mut self) {
-        let ended = self.child.try_wait().expect("guestwire is our child");
-        assert!(ended.is_none(), "guestwire ended ({ended:?}):\n{}", self.log.tail(40));
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- the end of guestwire's log:\n{}", self.log.tail(60));
-        }
+    fn end(&mut self) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id fits"));
         let _ = kill(pid, Signal::SIGTERM);
         let deadline = Instant::now() + END_WITHIN;
@@ -106,5 +105,33 @@ impl Drop for Daemon {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Asserts that it still runs: no guest may end it.
+    pub(crate) fn assert_alive(&mut self) {
+        let ended = self.child.try_wait().expect("guestwire is our child");
+        assert!(ended.is_none(), "guestwire ended ({ended:?}):\n{}", self.log.tail(40));
+    }
+}
+
+fn spawn(words: &[String], log: &Console) -> Child {
+    let mut child = Command::new(&words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("guestwire starts");
+    log.collect(child.stdout.take().expect("stdout is a pipe"));
+    log.collect(child.stderr.take().expect("stderr is a pipe"));
+    child
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the end of guestwire's log:\n{}", self.log.tail(60));
+        }
+        self.end();
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     under: Vec<String>,
     /// Instead of the lab's.
     initrd: Option<PathBuf>,
+    /// Whether the guest is told its addresses.
+    addresses: bool,
 }
 
 impl Plan {
@@ -67,6 +69,7 @@ impl Plan {
             by_printed_line: false,
             under: Vec::new(),
             initrd: None,
+            addresses: true,
         }
     }
 
@@ -86,6 +89,11 @@ impl Plan {
     #[allow(dead_code, reason = "benches/compare has it")]
     pub(crate) fn initrd(self, path: &Path) -> Self {
         Self { initrd: Some(path.to_owned()), ..self }
+    }
+
+    /// Without addresses: its NIC is down until somebody brings it up.
+    pub(crate) fn without_addresses(self) -> Self {
+        Self { addresses: false, ..self }
     }
 
     /// With four pairs of queues and four CPUs.
@@ -202,6 +210,9 @@ impl Plan {
     }
 
     fn addresses(&self) -> String {
+        if !self.addresses {
+            return "gw.later".to_owned();
+        }
         format!("gw.ip=10.9.0.{0}/24 gw.ip6=fd09::{0:x}/64", self.number)
     }
 }

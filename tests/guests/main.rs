@@ -5,14 +5,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
+mod clients;
 mod console;
 mod daemon;
 mod demo;
 mod guest;
+mod host_only;
+mod internal;
+mod isolation;
 mod lab;
+mod lan;
 mod options;
 mod reach;
 mod restarts;
+#[allow(dead_code, reason = "the tests of uplinks use more of it")]
+#[path = "../uplink/space.rs"]
+mod space;
 mod traffic;
 
 use std::sync::{Condvar, Mutex, PoisonError};

@@ -290,6 +290,7 @@ make_initramfs() {
     if [[ $goal != demo ]]; then
         tree=lan archive clients fill_clients
         tree=$base_suite archive modules-uml-base fill_modules "$cache/$base_suite/usr/lib/uml/modules" "${base_uml_modules[@]}"
+        join guest-clients modules-kernel clients
         join guest-uml-base modules-uml-base clients
         tree=$new_suite archive modules-uml-new fill_modules "$cache/$new_suite/usr/lib/uml/modules" "${new_uml_modules[@]}"
         join guest-uml-new modules-uml-new clients
@@ -398,7 +399,7 @@ write_env() {
             printf "%s='%s'\n" QEMU_72 "$cache/bin/$base_suite" QEMU_NEW "$cache/bin/$new_suite" \
                 UML_61 "$cache/bin/$base_suite/linux.uml" UML_61_INITRD "$cache/guest-uml-base.cpio.gz" \
                 UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-new.cpio.gz" \
-                NET_BIN "$cache/bin/lan"
+                CLIENTS_INITRD "$cache/guest-clients.cpio.gz" NET_BIN "$cache/bin/lan"
         fi
         if [[ $goal == bench ]]; then
             printf "%s='%s'\n" PEERS "$cache/peers" PEERS_BIN "$cache/bin/peers"

@@ -6,6 +6,7 @@
 mod frames;
 mod netlink;
 mod raw_nic;
+#[allow(dead_code, reason = "tests of the whole use more of it")]
 mod space;
 mod tap;
 mod wire;

@@ -5,9 +5,11 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::frames::PATIENCE;
 use guestwire::sys::netlink::{Link, Netlink};
 use nix::sched::{CloneFlags, setns, unshare};
+
+/// Longer than anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A network namespace. It ends, with all that is in it, when nobody refers to it any more.
 pub(crate) struct Space {
@@ -71,10 +73,24 @@ impl Space {
         self.link(name).unwrap().mac.unwrap()
     }
 
+    /// The words before a command that is to run in it, while this process lives. The command takes the place of the
+    /// program that enters, so that both are one process.
+    pub(crate) fn enter(&self) -> [String; 2] {
+        ["nsenter".to_owned(), format!("--net={}", self.path())]
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Writes to a file of `/proc/sys/net`.
+    pub(crate) fn set(&self, name: &str, value: &str) {
+        self.run(|| std::fs::write(format!("/proc/sys/net/{name}"), value).unwrap());
+    }
+
     /// A pair of interfaces: `name` here and `peer` in `other`, both up.
     pub(crate) fn cable(&self, name: &str, other: &Space, peer: &str) {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), other.file.as_raw_fd());
-        self.ip(&format!("link add {name} type veth peer name {peer} netns {path}"));
+        self.ip(&format!("link add {name} type veth peer name {peer} netns {}", other.path()));
         self.ip(&format!("link set {name} up"));
         other.ip(&format!("link set {peer} up"));
     }

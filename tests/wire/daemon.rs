@@ -12,6 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::space::Space;
+
 /// Longer than anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -65,6 +67,19 @@ impl Daemon {
         Self::launch(command, &[], false)
     }
 
+    /// A daemon of another mode in a namespace, whose leases are in its folder.
+    pub(crate) fn in_space(space: &Space, mode: &str, arguments: &[&str]) -> Self {
+        let words = space.enter();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(PROGRAM);
+        Self::launch_mode(
+            command,
+            mode,
+            &[arguments, &["--leases", "DIR/leases", "--stats-interval", "0.02"]].concat(),
+            true,
+        )
+    }
+
     /// A daemon of a configuration file, in which `DIR` is its folder. Ready once `socket` is there.
     pub(crate) fn of_file(text: &str, socket: &str) -> Self {
         let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
@@ -85,9 +100,16 @@ impl Daemon {
         until(&format!("a line with {done:?}; the log: {:#?}", self.log()), || count() > before);
     }
 
-    fn launch(mut command: Command, arguments: &[&str], statistics: bool) -> Self {
+    fn launch(command: Command, arguments: &[&str], statistics: bool) -> Self {
+        Self::launch_mode(command, "internal", arguments, statistics)
+    }
+
+    /// In the arguments `DIR` is its folder.
+    fn launch_mode(mut command: Command, mode: &str, arguments: &[&str], statistics: bool) -> Self {
         let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
-        command.arg("internal").arg("--socket-path").arg(folder.path().join("net.sock")).args(arguments);
+        let place = folder.path().display().to_string();
+        command.arg(mode).arg("--socket-path").arg(folder.path().join("net.sock"));
+        command.args(arguments.iter().map(|word| word.replace("DIR", &place)));
         // The same tests must hold however many workers there are; `tests/run.sh` runs them with one and with two.
         command.args(["--workers", &workers().to_string()]);
         if statistics {

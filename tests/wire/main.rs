@@ -4,14 +4,19 @@
 //! front-end and drives split rings of its own over a memfd, so it is an implementation independent of the one it
 //! tests; a hostile guest or frontend (`hostile_rings`, `hostile_frontends`) writes what it likes.
 
+#![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
+
 mod announce;
 mod churn;
 mod daemon;
 mod dependent;
+mod dhcp;
 mod features;
 mod guest;
+mod host_only;
 mod hostile_frontends;
 mod hostile_rings;
+mod isolation;
 mod kinds;
 mod lengths;
 mod memory;
@@ -22,6 +27,9 @@ mod packet;
 mod quiet;
 mod ring;
 mod segments;
+#[allow(dead_code, reason = "the tests of uplinks use more of it")]
+#[path = "../uplink/space.rs"]
+mod space;
 mod switching;
 mod waits;
 mod wakes;

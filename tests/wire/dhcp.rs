@@ -1,0 +1,74 @@
+//! A DHCP client, over rings: what a guest's own would say, and as often as a test wants.
+
+use std::net::Ipv4Addr;
+
+use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, OptionCode};
+use dhcproto::{Decodable, Decoder, Encodable};
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+
+use crate::daemon::until;
+use crate::guest::{Guest, mac};
+
+/// What a server said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) kind: MessageType,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) transaction: u32,
+}
+
+/// Sends a request of a client with this identifier. `address` is the one it asks for, if any.
+pub(crate) fn ask(guest: &mut Guest, kind: MessageType, transaction: u32, client: &[u8], address: Option<Ipv4Addr>) {
+    let own = mac(guest.config.number);
+    let any = Ipv4Addr::UNSPECIFIED;
+    let mut message = Message::new_with_id(transaction, any, any, any, any, &own);
+    message.set_flags(Flags::default().set_broadcast());
+    let options = message.opts_mut();
+    options.insert(DhcpOption::MessageType(kind));
+    options.insert(DhcpOption::ClientIdentifier(client.to_vec()));
+    if let Some(address) = address {
+        options.insert(DhcpOption::RequestedIpAddress(address));
+    }
+    let payload = message.to_vec().unwrap();
+    let packet = PacketBuilder::ethernet2(own, [0xff; 6]).ipv4([0; 4], [255; 4], 64).udp(68, 67);
+    let mut frame = Vec::new();
+    packet.write(&mut frame, &payload).unwrap();
+    guest.send(&frame);
+}
+
+/// The next answer that has come, if there is one; what else comes is thrown away.
+pub(crate) fn answer(guest: &mut Guest) -> Option<Answer> {
+    while let Some(received) = guest.poll(0) {
+        let Ok(packet) = SlicedPacket::from_ethernet(&received.frame) else { continue };
+        let Some(TransportSlice::Udp(udp)) = packet.transport else { continue };
+        if udp.destination_port() != 68 {
+            continue;
+        }
+        let message = Message::decode(&mut Decoder::new(udp.payload())).unwrap();
+        let Some(DhcpOption::MessageType(kind)) = message.opts().get(OptionCode::MessageType) else { panic!() };
+        return Some(Answer { kind: *kind, address: message.yiaddr(), transaction: message.xid() });
+    }
+    None
+}
+
+/// Gets a lease as a client with the guest's MAC address for an identifier.
+pub(crate) fn lease(guest: &mut Guest) -> Ipv4Addr {
+    let client = [&[1], &mac(guest.config.number)[..]].concat();
+    ask(guest, MessageType::Discover, 1, &client, None);
+    let offer = wait(guest);
+    assert_eq!((offer.kind, offer.transaction), (MessageType::Offer, 1));
+    ask(guest, MessageType::Request, 2, &client, Some(offer.address));
+    let given = wait(guest);
+    assert_eq!(given, Answer { kind: MessageType::Ack, address: offer.address, transaction: 2 });
+    given.address
+}
+
+#[track_caller]
+fn wait(guest: &mut Guest) -> Answer {
+    let mut found = None;
+    until("an answer to a DHCP request", || {
+        found = answer(guest);
+        found.is_some()
+    });
+    found.unwrap()
+}
