@@ -116,11 +116,8 @@ impl Beyond {
         let Some(half) = &self.uplink else { return false };
         half.hear_of_gone();
         let needed = needed_interface(network);
-        let is_new = |event: &Event| {
-            Some(event.name.as_str()) == needed.as_ref().map(IfName::as_str)
-                && matches!(event.change, Change::Vanished | Change::Mac(_))
-        };
-        if is_nic(network) && events.iter().any(is_new) {
+        let is_needed = |event: &&Event| Some(event.name.as_str()) == needed.as_ref().map(IfName::as_str);
+        if events.iter().filter(is_needed).any(|event| parts_us(network, &event.change)) {
             half.disconnect(&Gone::Deleted);
         }
         events.iter().filter(|event| half.is_on(&event.name)).for_each(|event| heed(network, event));
@@ -189,8 +186,15 @@ fn named(source: &TapSource) -> Option<IfName> {
     if let TapSource::Name(name) = source { Some(name.clone()) } else { None }
 }
 
-fn is_nic(network: &Network) -> bool {
-    matches!(&network.mode, Mode::Bridged(bridged) if matches!(bridged.via, Via::Nic(_)))
+/// Whether a change of the interface that is needed leaves us with a device that is of no use, though it is still there.
+fn parts_us(network: &Network, change: &Change) -> bool {
+    let Mode::Bridged(bridged) = &network.mode else { return false };
+    match &bridged.via {
+        Via::Nic(_) => matches!(change, Change::Vanished | Change::Mac(_)),
+        // Our tap stays behind, in no bridge. A bridge of the same name is another.
+        Via::Bridge(_) => matches!(change, Change::Vanished),
+        Via::Tap(_) => false,
+    }
 }
 
 /// The file that keeps a network's leases, in a folder that is made if need be.
