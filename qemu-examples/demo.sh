@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Two real QEMU guests on one guestwire network: installs what is missing, builds, boots, measures, prints a table.
 #
-#   qemu-examples/demo.sh [--yes] [--mode internal]
+#   qemu-examples/demo.sh [--yes] [--mode internal|host-only]
 #
-# --yes installs missing packages without asking. Exit code 0 means that everything in the table worked. Nothing is left running.
+# Each mode is a file in qemu-examples/modes. --yes installs missing packages without asking. Exit code 0 means that everything in the table worked. Nothing is left running.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -12,9 +12,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 label=demo
 boot_seconds=60
 iperf_seconds=3
+known_modes=$(cd "$root/qemu-examples/modes" && echo *.sh | sed 's/\.sh//g')
 
 usage() {
-    echo "usage: qemu-examples/demo.sh [--yes] [--mode internal]" >&2
+    echo "usage: qemu-examples/demo.sh [--yes] [--mode MODE]; the modes: $known_modes" >&2
     exit 2
 }
 
@@ -34,11 +35,25 @@ while (($#)); do
     esac
     shift
 done
-case $mode in
-    internal) ;;
-    bridged | nat | host-only) say "--mode $mode: not yet; internal is the mode that works today" && exit 2 ;;
-    *) say "--mode $mode: there is no such mode; internal is the one that works today" && exit 2 ;;
-esac
+[[ $mode != */* && -f $root/qemu-examples/modes/$mode.sh ]] || {
+    say "--mode $mode: the demo has no such mode; it has $known_modes"
+    exit 2
+}
+
+# A mode's file may set these, and defines what it does differently.
+#   mode_options          further options of guestwire's
+#   append[N]             words for guest N's kernel
+#   ip4[N], ip6[N]        guest N's addresses
+#   in_space              words before a command that is to run where guestwire does
+#   prepare_mode          makes what guestwire finds when it starts
+#   find_addresses        sets ip4 and ip6 once the guests are up
+#   more_rows             prints further rows of the table
+in_space=() mode_options=() append=() ip4=() ip6=()
+prepare_mode() { :; }
+find_addresses() { :; }
+more_rows() { :; }
+# shellcheck source=/dev/null
+. "$root/qemu-examples/modes/$mode.sh"
 
 # --- nothing is left running ------------------------------------------------------------------------------------------
 
@@ -96,7 +111,7 @@ start_guest() {
     exec {fd}<>"$work/$n.in"
     inputs[n]=$fd
     # An emulated timer that is late when the kernel tests it would be given up for good.
-    MAC="52:54:00:67:77:0$n" APPEND="no_timer_check gw.ip=10.9.0.$n/24 gw.ip6=fd09::$n/64" \
+    MAC="52:54:00:67:77:0$n" APPEND="no_timer_check ${append[n]:-}" \
         sh -c "exec $(tr '\n' ' ' <"$command_file") $extra" <"$work/$n.in" >"$work/guest-$n.console" 2>&1 &
     started+=($!)
     guests[n]=$!
@@ -133,25 +148,50 @@ in_guest() {
     return "$code"
 }
 
+# What the host runs, from where guestwire is.
+on_host() { "${in_space[@]}" "$@"; }
+
+# The guests' iperf3, with the libraries that it was made for.
+host_iperf3() {
+    local tree=$GUEST_TREE libs="lib/x86_64-linux-gnu"
+    [[ -d $tree/$libs ]] || libs="usr/$libs"
+    on_host "$tree/$libs/ld-linux-x86-64.so.2" --library-path "$tree/$libs:$tree/usr/lib/x86_64-linux-gnu" \
+        "$tree/usr/bin/iperf3" "$@"
+}
+
+host_ping() { on_host "$GUEST_TREE/bin/busybox" ping "$@"; }
+
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 # Each of these leaves one cell of the table in `cell`, and counts what did not work.
-ping_cell() {
-    local from=$1 address=$2 loss rtt
-    in_guest "$from" "ping -c 5 -i 0.2 -W 3 $address" || true
-    loss=$(sed -n 's/.* \([0-9]*\)% packet loss.*/\1/p' <<<"$answer")
-    rtt=$(sed -n 's|.*min/avg/max = [^/]*/\([^/]*\)/.*|\1|p' <<<"$answer")
+read_ping() {
+    local loss rtt
+    loss=$(sed -n 's/.* \([0-9]*\)% packet loss.*/\1/p' <<<"$1")
+    rtt=$(sed -n 's|.*min/avg/max = [^/]*/\([^/]*\)/.*|\1|p' <<<"$1")
     cell="${loss:-100}% loss${rtt:+, $rtt ms}"
     [[ $loss == 0 ]] || failed=$((failed + 1))
 }
 
-iperf_cell() {
-    local from=$1 address=$2 rate
-    in_guest "$from" "iperf3 -c $address -t $iperf_seconds -i 0 -f m" || true
-    rate=$(awk '/receiver$/ { for (i = 2; i <= NF; i++) if ($i == "Mbits/sec") print $(i - 1) }' <<<"$answer" | tail -n 1)
+read_iperf() {
+    local rate
+    rate=$(awk '/receiver$/ { for (i = 2; i <= NF; i++) if ($i == "Mbits/sec") print $(i - 1) }' <<<"$1" | tail -n 1)
     cell="${rate:-0} Mbit/s"
     awk -v rate="${rate:-0}" 'BEGIN { exit !(rate > 0) }' || failed=$((failed + 1))
 }
+
+ping_cell() {
+    in_guest "$1" "ping -c 5 -i 0.2 -W 3 $2" || true
+    read_ping "$answer"
+}
+
+iperf_cell() {
+    in_guest "$1" "iperf3 -c $2 -t $iperf_seconds -i 0 -f m" || true
+    read_iperf "$answer"
+}
+
+host_ping_cell() { read_ping "$(host_ping -c 5 -i 0.2 -W 3 "$1" 2>&1 || true)"; }
+
+host_iperf_cell() { read_iperf "$(host_iperf3 -c "$1" -t "$iperf_seconds" -i 0 -f m 2>&1 || true)"; }
 
 # The feature bits by their names in the specification (virtio 1.3, sections 5.1.3 and 6).
 features=(0:CSUM 1:GUEST_CSUM 3:MTU 5:MAC 7:GUEST_TSO4 8:GUEST_TSO6 9:GUEST_ECN 11:HOST_TSO4 12:HOST_TSO6 13:HOST_ECN
@@ -201,7 +241,8 @@ choose_command
 progress "building guestwire" cargo build --release --locked --manifest-path "$root/Cargo.toml"
 target=$(cargo metadata --format-version 1 --no-deps --manifest-path "$root/Cargo.toml" | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-"$target/release/guestwire" "$mode" --socket-path "$SOCKET" </dev/null >"$work/guestwire.log" 2>&1 &
+prepare_mode
+on_host "$target/release/guestwire" "$mode" --socket-path "$SOCKET" "${mode_options[@]}" </dev/null >"$work/guestwire.log" 2>&1 &
 daemon=$!
 started+=("$daemon")
 for _ in {1..100}; do
@@ -210,12 +251,13 @@ for _ in {1..100}; do
     sleep 0.05
 done
 [[ -S $SOCKET ]] || die "guestwire made no socket"
-say "guestwire $mode --socket-path $SOCKET"
+say "guestwire $mode --socket-path $SOCKET ${mode_options[*]}"
 
 inputs=() guests=()
 boot_began=${EPOCHREALTIME/[.,]/}
 for n in 1 2; do start_guest "$n"; done
 for n in 1 2; do wait_for_guest "$n"; done
+find_addresses
 for n in 1 2; do in_guest "$n" "iperf3 -s -D && sleep 1" || die "guest $n: iperf3 does not start: $answer"; done
 
 qemu=$(qemu-system-x86_64 --version | sed -n 's/^QEMU emulator version \([0-9.]*\).*/QEMU \1/p')
@@ -223,9 +265,10 @@ accel=${ACCEL#-accel }
 in_guest 1 "uname -r"
 printf '\n%sTwo guests on one %s network%s (%s, %s, Linux %s)\n\n' "$bold" "$mode" "$plain" "$qemu" "${accel%%[ ,]*}" "$answer"
 row "" "guest 1 to guest 2" "guest 2 to guest 1"
-both_ways "ping, IPv4" ping_cell 10.9.0.2 10.9.0.1
-both_ways "ping, IPv6" ping_cell fd09::2 fd09::1
-both_ways "iperf3, TCP" iperf_cell 10.9.0.2 10.9.0.1
+both_ways "ping, IPv4" ping_cell "${ip4[2]}" "${ip4[1]}"
+both_ways "ping, IPv6" ping_cell "${ip6[2]}" "${ip6[1]}"
+both_ways "iperf3, TCP" iperf_cell "${ip4[2]}" "${ip4[1]}"
+more_rows
 echo
 row "negotiated" "guest 1" "guest 2"
 print_negotiated

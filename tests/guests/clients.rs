@@ -35,7 +35,7 @@ impl Client {
     /// A shell command for how often a server has confirmed its lease.
     fn count(self) -> &'static str {
         match self {
-            Self::Udhcpc => "grep -c . /tmp/events",
+            Self::Udhcpc => "grep -c . /run/dhcp.events",
             Self::Dhclient => "grep -c ^DHCPACK /tmp/log",
             Self::Dhcpcd => "grep -c acknowledged /tmp/log",
         }

@@ -7,14 +7,16 @@ use crate::guest::{Plan, Vmm};
 use crate::lan::{Lan, get_lease};
 use crate::traffic::ping;
 
-/// The kinds of descriptors that the process may have, by what they are links to (proc(5)).
-const ALLOWED: [&str; 6] = [
+/// The kinds of descriptors that the process may have, by what they are links to (proc(5)). The last two are guests'
+/// memory.
+const ALLOWED: [&str; 7] = [
     "anon_inode:[eventfd]",
     "anon_inode:[eventpoll]",
     "anon_inode:[signalfd]",
     "anon_inode:[timerfd]",
     "pipe:",
     "/memfd:",
+    "/dev/shm/",
 ];
 
 /// What each descriptor of a process is.

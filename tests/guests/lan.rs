@@ -124,11 +124,7 @@ pub(crate) fn wait_for(condition: &str) -> String {
 
 /// Brings the guest's NIC up and has busybox's client get it an address, which is returned.
 pub(crate) fn get_lease(guest: &mut Guest) -> String {
-    let script =
-        r#"#!/bin/sh\n[ $1 = deconfig ] && exit\n/bin/ip addr replace $ip/$mask dev eth0\necho $1 $ip >>/tmp/events\n"#;
-    guest.ok("net-up");
-    guest.ok(&format!("printf '{script}' >/tmp/udhcpc.sh && chmod 755 /tmp/udhcpc.sh"));
-    guest.ok("udhcpc -i eth0 -s /tmp/udhcpc.sh -p /tmp/udhcpc.pid -T 1 -t 20 -n");
+    guest.ok("dhcp-up");
     address(guest)
 }
 

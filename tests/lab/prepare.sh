@@ -394,7 +394,8 @@ find_accel() {
 
 write_env() {
     {
-        printf "%s='%s'\n" KERNEL "$cache/vmlinuz" INITRD "$cache/guest.cpio.gz" ACCEL "$accel" BOOT "$(</proc/sys/kernel/random/boot_id)"
+        printf "%s='%s'\n" KERNEL "$cache/vmlinuz" INITRD "$cache/guest.cpio.gz" ACCEL "$accel" BOOT "$(</proc/sys/kernel/random/boot_id)" \
+            GUEST_TREE "$cache/guest"
         if [[ $goal != demo ]]; then
             printf "%s='%s'\n" QEMU_72 "$cache/bin/$base_suite" QEMU_NEW "$cache/bin/$new_suite" \
                 UML_61 "$cache/bin/$base_suite/linux.uml" UML_61_INITRD "$cache/guest-uml-base.cpio.gz" \
