@@ -82,7 +82,7 @@ struct Load<'a> {
 }
 
 /// A figure: its name, its unit, itself.
-type Figure = (&'static str, &'static str, f64);
+pub(crate) type Figure = (&'static str, &'static str, f64);
 
 impl<'a> Load<'a> {
     fn new(
@@ -169,7 +169,7 @@ fn measure(case: Case, a: &mut Guest, b: &mut Guest, seconds: u32) -> Vec<Figure
 }
 
 /// A guest's kernel may have written around it.
-fn json(output: &str) -> Option<Value> {
+pub(crate) fn json(output: &str) -> Option<Value> {
     serde_json::from_str(output.get(output.find('{')?..=output.rfind('}')?)?).ok()
 }
 

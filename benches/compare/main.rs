@@ -7,6 +7,7 @@ mod growth;
 mod guests;
 mod huge_pages;
 mod idle;
+mod lan;
 mod machine;
 mod ovs;
 mod packets;
@@ -38,10 +39,10 @@ use recorder::{Recorder, folder_of_today};
 struct Arguments {
     /// What to measure; all of it if nothing is said
     loads: Vec<Load>,
-    /// Pairs of each case [default: 7 for guests and qemu, 3 for idle, 15 for others]
+    /// Pairs of each case [default: 7 for guests, qemu and lan, 3 for idle, 15 for others]
     #[arg(long, value_name = "N")]
     pairs: Option<usize>,
-    /// Seconds of each case [default: 2 for packets, 5 for guests and qemu, 60 for idle, 1 for others]
+    /// Seconds of each case [default: 2 for packets, 5 for guests, qemu and lan, 60 for idle, 1 for others]
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
     /// Sizes of frames for packets, in bytes
@@ -53,7 +54,8 @@ struct Arguments {
     /// Numbers of ports for idle
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "2,64,256")]
     ports: Vec<usize>,
-    /// Only these cases of guests and qemu: tcp-1, tcp-4, tcp-8, udp, udp-64, round-trips
+    /// Only these cases of guests and qemu: tcp-1, tcp-4, tcp-8, udp, udp-64, round-trips; of lan: to-lan, from-lan,
+    /// qemu-to-lan, qemu-from-lan
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cases: Option<Vec<String>>,
     /// For guests and qemu: both guests on core 0 and the switch on core 1 alone
@@ -77,6 +79,8 @@ enum Load {
     Guests,
     /// The same with QEMU guests on emulated processors
     Qemu,
+    /// User Mode Linux and QEMU guests on a LAN beyond the host: a tap in the kernel's bridge
+    Lan,
     /// Ports that say nothing: Open vSwitch with DPDK
     Idle,
     /// One busy pair beside idle ports, busy ports, many addresses, a flooder: guestwire itself
@@ -113,6 +117,10 @@ impl Arguments {
             }
             Load::Guests => guests::run_uml(&guests(), recorder),
             Load::Qemu => guests::run_qemu(&guests(), recorder),
+            Load::Lan => {
+                let options = lan::Options { pairs: number(7), seconds: time(5), cases: self.cases.clone() };
+                lan::run(&options, recorder);
+            }
             Load::Idle => {
                 let options = idle::Options { pairs: number(3), seconds: time(60), ports: self.ports.clone() };
                 idle::run(&options, recorder);

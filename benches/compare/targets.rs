@@ -62,6 +62,8 @@ const TARGETS: &[Target] = &[
     target("guests", "round-trips", "ovs-tso", "p99", Bound::AtMost(1.0)),
     target("guests", "round-trips", "ovs", "p50", Bound::AtMost(1.0)),
     target("guests", "round-trips", "ovs", "p99", Bound::AtMost(1.0)),
+    target("lan", "to-lan", "bridge", "received", Bound::AtLeast(1.2)),
+    target("lan", "to-lan", "bridge", "cpu-per-gb", Bound::AtMost(1.0)),
     own("idle", "ports-256", "ovs", "cpu", Bound::AtMost(0.1)),
     own("idle", "ports-256", "ovs", "wakes", Bound::AtMost(0.0)),
     own("idle", "ports-256", "ovs", "memory-per-port", Bound::AtMost(300.0)),

@@ -9,3 +9,5 @@ pub(crate) mod daemon;
 pub(crate) mod guest;
 #[path = "../../tests/guests/lab.rs"]
 pub(crate) mod lab;
+#[path = "../../tests/uplink/space.rs"]
+pub(crate) mod space;

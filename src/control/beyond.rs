@@ -28,6 +28,20 @@ use crate::worker::{Desk, Parts, UplinkHalf};
 /// How long leases that have changed wait to be written.
 pub(super) const LEASES_WAIT: Duration = Duration::from_secs(1);
 
+/// How long an uplink that is there and could not be opened is left alone: whoever has just made it may hold it.
+pub(super) const REOPEN_AFTER: Duration = Duration::from_millis(500);
+
+/// What came of looking at an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// It is as it was.
+    Nothing,
+    /// It has come back, so the workers have to look.
+    Back,
+    /// It is there and cannot be opened yet.
+    Busy,
+}
+
 /// See the module's theory of operation.
 #[derive(Debug, Default)]
 pub(super) struct Beyond {
@@ -110,38 +124,34 @@ impl Beyond {
         }
     }
 
-    /// Looks at what has happened to the host's interfaces, and at whether the uplink is there. Returns whether it has
-    /// come back, so that the workers have to look.
-    pub(super) fn follow(&mut self, network: &Network, events: &[Event]) -> bool {
-        let Some(half) = &self.uplink else { return false };
+    /// Looks at what has happened to the host's interfaces, and at whether the uplink is there.
+    pub(super) fn follow(&mut self, network: &Network, events: &[Event]) -> Followed {
+        let Some(half) = &self.uplink else { return Followed::Nothing };
         half.hear_of_gone();
         let needed = needed_interface(network);
-        let is_new = |event: &Event| {
-            Some(event.name.as_str()) == needed.as_ref().map(IfName::as_str)
-                && matches!(event.change, Change::Vanished | Change::Mac(_))
-        };
-        if is_nic(network) && events.iter().any(is_new) {
+        let is_needed = |event: &&Event| Some(event.name.as_str()) == needed.as_ref().map(IfName::as_str);
+        if events.iter().filter(is_needed).any(|event| parts_us(network, &event.change)) {
             half.disconnect(&Gone::Deleted);
         }
         events.iter().filter(|event| half.is_on(&event.name)).for_each(|event| heed(network, event));
         if !half.is_gone() || !needed.as_ref().is_none_or(exists) {
-            return false;
+            return Followed::Nothing;
         }
         match mode::make(network, &mut InheritedTaps::new()) {
             Ok(Made { uplink: Some(device), .. }) => {
                 tracing::info!(network = network.name.as_str(), "the uplink is back: {}", device.name());
                 half.connect(device);
                 self.last_error = None;
-                true
+                Followed::Back
             }
-            Ok(_) => false,
+            Ok(_) => Followed::Nothing,
             Err(error) => {
                 let text = error.to_string();
                 if self.last_error.as_ref() != Some(&text) {
                     tracing::warn!(network = network.name.as_str(), "the uplink cannot be opened again: {text}");
                 }
                 self.last_error = Some(text);
-                false
+                Followed::Busy
             }
         }
     }
@@ -189,8 +199,15 @@ fn named(source: &TapSource) -> Option<IfName> {
     if let TapSource::Name(name) = source { Some(name.clone()) } else { None }
 }
 
-fn is_nic(network: &Network) -> bool {
-    matches!(&network.mode, Mode::Bridged(bridged) if matches!(bridged.via, Via::Nic(_)))
+/// Whether a change of the interface that is needed leaves us with a device that is of no use, though it is still there.
+fn parts_us(network: &Network, change: &Change) -> bool {
+    let Mode::Bridged(bridged) = &network.mode else { return false };
+    match &bridged.via {
+        Via::Nic(_) => matches!(change, Change::Vanished | Change::Mac(_)),
+        // Our tap stays behind, in no bridge. A bridge of the same name is another.
+        Via::Bridge(_) => matches!(change, Change::Vanished),
+        Via::Tap(_) => false,
+    }
 }
 
 /// The file that keeps a network's leases, in a folder that is made if need be.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::RESUME_AFTER;
-use super::beyond::LEASES_WAIT;
+use super::beyond::{Followed, LEASES_WAIT, REOPEN_AFTER};
 use super::listeners::Door;
 use super::ports::Common;
 use super::running::Running;
@@ -40,6 +40,7 @@ pub(super) struct Supervisor {
     /// Hears of the host's interfaces. Only where there are uplinks.
     monitor: Option<Monitor>,
     lease_timer: Timer,
+    reopen: Timer,
     resume: Timer,
     retry: Timer,
     statistics: Option<Statistics>,
@@ -62,6 +63,7 @@ impl Supervisor {
             common: Common::new(nofile_limit)?,
             monitor: None,
             lease_timer: Timer::new()?,
+            reopen: Timer::new()?,
             resume: Timer::new()?,
             retry: Timer::new()?,
             statistics,
@@ -71,6 +73,7 @@ impl Supervisor {
         supervisor.watch(&supervisor.resume, Source::ResumeTimer)?;
         supervisor.watch(&supervisor.retry, Source::RetryTimer)?;
         supervisor.watch(&supervisor.lease_timer, Source::LeaseTimer)?;
+        supervisor.watch(&supervisor.reopen, Source::ReopenTimer)?;
         if let Some(statistics) = &supervisor.statistics {
             supervisor.watch(statistics.timer(), Source::StatsTimer)?;
         }
@@ -160,6 +163,10 @@ impl Supervisor {
                 self.networks.get(&id).iter().for_each(|running| running.beyond.hear_of_leases());
                 self.lease_timer.once(LEASES_WAIT)?;
             }
+            Source::ReopenTimer => {
+                self.reopen.take()?;
+                self.follow_uplinks()?;
+            }
             Source::LeaseTimer => {
                 self.lease_timer.take()?;
                 self.networks.values_mut().for_each(|running| running.beyond.write_leases());
@@ -178,12 +185,15 @@ impl Supervisor {
     fn follow_uplinks(&mut self) -> io::Result<()> {
         let Some(monitor) = &mut self.monitor else { return Ok(()) };
         let events = monitor.read()?;
+        let mut any_busy = false;
         for running in self.networks.values_mut().filter(|running| !running.is_leaving()) {
-            if running.beyond.follow(&running.network, &events) {
-                running.ring_bells();
+            match running.beyond.follow(&running.network, &events) {
+                Followed::Nothing => {}
+                Followed::Back => running.ring_bells(),
+                Followed::Busy => any_busy = true,
             }
         }
-        Ok(())
+        if any_busy { self.reopen.once(REOPEN_AFTER) } else { self.reopen.stop() }
     }
 
     fn take_signals(&mut self) -> io::Result<ControlFlow<()>> {

@@ -37,7 +37,10 @@ fn join(
     netlink: &mut Netlink,
 ) -> Result<Tap, ModeError> {
     let found = netlink.link(bridge.as_str()).map_err(host("look at", bridge))?;
-    let found = found.filter(|link| link.bridge).ok_or_else(|| ModeError::NoBridge(bridge.clone()))?;
+    let found = found.ok_or_else(|| ModeError::NoBridge(bridge.clone()))?;
+    if !found.bridge {
+        return Err(ModeError::NotABridge(bridge.clone()));
+    }
     let (tap, link) = open_tap(network, &TapSource::Auto, inherited, netlink)?;
     // A port with a smaller MTU would make the whole bridge's smaller.
     netlink.set_mtu(link.index, found.mtu).map_err(host("set the MTU of", &link.name))?;

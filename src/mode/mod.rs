@@ -65,8 +65,11 @@ pub enum ModeError {
         free: String,
     },
     /// There is no such bridge.
-    #[error("{0} is not a Linux bridge: make one with `ip link add {0} type bridge`, or name another with --bridge")]
+    #[error("there is no bridge {0}: make it with `ip link add {0} type bridge`, or name another with --bridge")]
     NoBridge(IfName),
+    /// That is something else.
+    #[error("{0} is not a Linux bridge: if it is a NIC, use --nic {0}")]
+    NotABridge(IfName),
     /// The NIC is a radio.
     #[error(
         "{0} is a wireless NIC, whose access point refuses the addresses of guests: share its own with --mac-nat, or \

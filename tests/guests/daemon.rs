@@ -65,6 +65,12 @@ impl Daemon {
         }
     }
 
+    /// What it tells.
+    #[allow(dead_code, reason = "benches/compare has no use for it")]
+    pub(crate) fn log(&self) -> &Console {
+        &self.log
+    }
+
     #[allow(dead_code, reason = "benches/compare has it")]
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

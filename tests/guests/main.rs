@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
+mod bridged;
 mod clients;
 mod console;
 mod daemon;
@@ -18,6 +19,7 @@ mod lan;
 mod options;
 mod reach;
 mod restarts;
+mod segment;
 #[allow(dead_code, reason = "the tests of uplinks use more of it")]
 #[path = "../uplink/space.rs"]
 mod space;

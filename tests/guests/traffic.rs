@@ -50,7 +50,12 @@ pub(crate) fn iperf(from: &mut Guest, to: &Guest, seconds: u32) -> u64 {
 
 /// Begins the same in the background, with further options of iperf3's.
 pub(crate) fn begin_iperf(from: &mut Guest, to: &Guest, seconds: u32, options: &str) -> Job {
-    from.begin(&format!("iperf3 -c {} -t {seconds} -i 0 -J {options}", to.ip()))
+    begin_iperf_to(from, &to.ip(), seconds, options)
+}
+
+/// The same towards anybody.
+pub(crate) fn begin_iperf_to(from: &mut Guest, address: &str, seconds: u32, options: &str) -> Job {
+    from.begin(&format!("iperf3 -c {address} -t {seconds} -i 0 -J {options}"))
 }
 
 /// Waits for it.
@@ -62,7 +67,7 @@ pub(crate) fn finish_iperf(from: &mut Guest, job: Job, seconds: u32) -> u64 {
 }
 
 /// What iperf3's JSON says the receiver had.
-fn received_bytes(output: &str) -> Option<u64> {
+pub(crate) fn received_bytes(output: &str) -> Option<u64> {
     let json: Value = serde_json::from_str(&output[output.find('{')?..=output.rfind('}')?]).ok()?;
     json.pointer("/end/sum_received/bytes")?.as_u64()
 }

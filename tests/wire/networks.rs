@@ -64,7 +64,8 @@ const WEB: &str = "[[network.port]]\nname = \"web\"\nsocket-path = \"DIR/web.soc
 
 #[test]
 fn a_declared_port_has_its_address_and_one_vm_at_a_time() {
-    let mut daemon = Daemon::of_file(&(network("lab", &format!("port-security = \"off\"\n{WEB}")) + &statistics()), "web.sock");
+    let mut daemon =
+        Daemon::of_file(&(network("lab", &format!("port-security = \"off\"\n{WEB}")) + &statistics()), "web.sock");
     let mut first = Guest::attach(&daemon.path("web.sock"), Config::usual(1));
     assert_eq!(first.read_config(0, 6), [0x52, 0x54, 0, 0xaa, 0xbb, 1]);
     // The next waits, without an answer and without an end, until the first has gone.
