@@ -57,11 +57,11 @@ pub(super) struct Beyond {
 impl Beyond {
     /// Puts together what a network was made of.
     pub(super) fn new(network: &Network, made: Made, common: &mut Common) -> io::Result<Self> {
-        let Made { uplink, services, filter, prefixes } = made;
+        let Made { uplink, services, filter, prefixes, shared_mac } = made;
         let mut beyond = Self { filter, prefixes, ..Self::default() };
         if let Some(device) = uplink {
             let shared = PortShared::new(common.uplink_number(), network.name.to_string(), [0; 6])?;
-            let half = UplinkHalf::new(Arc::new(shared))?;
+            let half = UplinkHalf::new(Arc::new(shared), shared_mac)?;
             half.connect(device);
             beyond.uplink = Some(half);
         }

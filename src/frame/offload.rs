@@ -237,6 +237,15 @@ fn super_frame(header: &VnetHeader, head: &[u8], layers: &Layers) -> Result<Gso,
 }
 
 impl Offload {
+    /// The checksum that is left to be completed, if any.
+    pub fn checksum(&self) -> Option<PartialChecksum> {
+        match self {
+            Offload::None => None,
+            Offload::Checksum(at) => Some(*at),
+            Offload::Segment(gso) => Some(gso.checksum()),
+        }
+    }
+
     /// A header of our own for a receiver that takes the frame as it is. Nothing in it is the sender's word alone.
     #[inline]
     pub fn header(&self) -> VnetHeader {

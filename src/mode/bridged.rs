@@ -5,6 +5,7 @@
 
 use super::{InheritedTaps, Made, ModeError, bring_up, host, open_tap};
 use crate::config::{Bridged, IfName, Network, TapSource, Via};
+use crate::frame::ethernet::MacAddr;
 use crate::sys::netlink::{Netlink, is_wireless};
 use crate::uplink::{RawNic, Tap, Uplink};
 
@@ -14,6 +15,7 @@ pub const SUMMARY: &str = "a network that exists already, and VMs on it";
 /// See [`super::make`].
 pub(super) fn make(network: &Network, bridged: &Bridged, inherited: &mut InheritedTaps) -> Result<Made, ModeError> {
     let mut netlink = Netlink::open().map_err(host("ask the kernel for", "interfaces"))?;
+    let mut shared_mac = None;
     let uplink: Box<dyn Uplink> = match &bridged.via {
         Via::Bridge(bridge) => Box::new(join(network, bridge, inherited, &mut netlink)?),
         Via::Tap(source) => {
@@ -24,9 +26,13 @@ pub(super) fn make(network: &Network, bridged: &Bridged, inherited: &mut Inherit
             }
             Box::new(tap)
         }
-        Via::Nic(nic) => Box::new(open_nic(network, bridged, nic)?),
+        Via::Nic(nic) => {
+            let opened = open_nic(network, bridged, nic)?;
+            shared_mac = opened.link().mac.map(MacAddr).filter(|_| bridged.mac_nat);
+            Box::new(opened)
+        }
     };
-    Ok(Made { uplink: Some(uplink), ..Made::default() })
+    Ok(Made { uplink: Some(uplink), shared_mac, ..Made::default() })
 }
 
 /// Joins a bridge with a tap that is as long as the bridge's other ports.
@@ -52,14 +58,16 @@ fn join(
 }
 
 fn open_nic(network: &Network, bridged: &Bridged, nic: &IfName) -> Result<RawNic, ModeError> {
-    if bridged.mac_nat {
-        return Err(ModeError::NotThereYet("--mac-nat"));
-    }
-    if is_wireless(nic.as_str()) {
+    if is_wireless(nic.as_str()) && !bridged.mac_nat {
         return Err(ModeError::Wireless(nic.clone()));
     }
     let mut opened = RawNic::open(nic.as_str(), 1)?;
-    if let Some(why) = &opened.no_host_leg {
+    if bridged.mac_nat {
+        tracing::info!(
+            network = network.name.as_str(),
+            "guests share the address of {nic}; they and this host itself do not reach each other"
+        );
+    } else if let Some(why) = &opened.no_host_leg {
         tracing::warn!(network = network.name.as_str(), "{why}");
     }
     Ok(opened.queues.remove(0))

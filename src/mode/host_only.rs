@@ -47,7 +47,7 @@ pub(super) fn make(network: &Network, host_only: &HostOnly, inherited: &mut Inhe
     );
     let (subnet, prefixes) = (services.subnet, prefixes(services));
     let filter = Prefix4::new(subnet.network(), subnet.prefix()).map(|v4| SubnetFilter::new(v4, prefixes.clone()));
-    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes })
+    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes, shared_mac: None })
 }
 
 /// See [`super::restore`]: a kernel takes IPv6 addresses from an interface that goes down.

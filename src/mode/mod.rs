@@ -34,6 +34,8 @@ pub struct Made {
     pub filter: Option<SubnetFilter>,
     /// The prefixes in which guests make addresses of their own.
     pub prefixes: Vec<Prefix6>,
+    /// The uplink's MAC address, where guests share it.
+    pub shared_mac: Option<MacAddr>,
 }
 
 /// Prefix of a subnet of IPv6, in bits.
@@ -76,9 +78,6 @@ pub enum ModeError {
          use the mode nat"
     )]
     Wireless(IfName),
-    /// This version lacks it.
-    #[error("{0} is not there yet")]
-    NotThereYet(&'static str),
     /// The descriptor was used, or came too late.
     #[error("descriptor {0} was not left to us when we started: name a tap with --tap instead")]
     NoDescriptor(RawFd),

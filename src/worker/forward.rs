@@ -48,6 +48,10 @@ struct Plan {
     receivers: Vec<u16>,
     /// Frames for all, as bits.
     flooded: u32,
+    /// Where the burst comes from.
+    from: PortId,
+    /// When, in seconds.
+    now_s: u32,
 }
 
 impl Plan {
@@ -102,6 +106,8 @@ impl Forwarder {
             frames_for: Vec::new(),
             receivers: Vec::new(),
             flooded: 0,
+            from: PortId(0),
+            now_s: 0,
         };
         let (receivers, workshop) = (Vec::new(), Workshop::default());
         Self { network, receivers, version: 0, plan, workshop, request: Vec::new(), answers: Vec::new() }
@@ -148,7 +154,9 @@ impl Forwarder {
     /// Gives a burst that waits another try; after the last one nothing is left. Returns whether any frame has ended.
     pub(super) fn try_again(&mut self, waiting: &mut Waiting, now_ns: u64, is_last: bool) -> bool {
         let Waiting { burst, judged, receiver, left, since_ns } = waiting;
-        let delivery = Delivery { burst, judged, may_wait: !is_last };
+        // Only an uplink asks where frames are from and when, and nothing waits for one.
+        let (from, now_s) = (self.plan.from, self.plan.now_s);
+        let delivery = Delivery { burst, judged, from, now_s, may_wait: !is_last };
         let before = std::mem::replace(left, receiver.give(&delivery, *left, &mut self.workshop));
         let ended = before != *left;
         if ended {
@@ -194,7 +202,7 @@ impl Forwarder {
             request,
             answers,
         };
-        plan.flooded = 0;
+        (plan.flooded, plan.from, plan.now_s) = (0, port_id(from), now_s);
         // Frames to one guest come in rows.
         let mut i = 0;
         while i < burst.len() {
@@ -244,7 +252,9 @@ impl Forwarder {
         }
         let Some(Some(receiver)) = self.receivers.get(to) else { return 0 };
         let may_wait = waits_for.map(usize::from) == Some(to);
-        receiver.give(&Delivery { burst, judged: &self.plan.judged, may_wait }, wanted, &mut self.workshop)
+        let Plan { judged, from, now_s, .. } = &self.plan;
+        let delivery = Delivery { burst, judged, from: *from, now_s: *now_s, may_wait };
+        receiver.give(&delivery, wanted, &mut self.workshop)
     }
 }
 

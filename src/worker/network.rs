@@ -236,6 +236,7 @@ impl Network {
         if let Some(place) = places.get_mut(index) {
             *place = None;
         }
+        self.parts.uplink.iter().for_each(|half| half.port_ended(port_id(index)));
         self.tell_uplink(&places);
         self.version.fetch_add(1, Ordering::Release);
     }

@@ -16,6 +16,7 @@ use crate::frame::{checksum, flow, segment};
 use crate::metrics::{Counter, Counters};
 use crate::ring::mailbox::{Mailbox, Message, PortShared};
 use crate::ring::{BURST_FRAMES_MAX, Burst, Bytes, GuestMem, Refusal, RingError, RxRing};
+use crate::switch::PortId;
 use crate::vhost::control_queue::ControlQueue;
 use crate::vhost::features::RINGS_MAX;
 
@@ -26,6 +27,10 @@ pub(super) type Judged = [Offload; BURST_FRAMES_MAX];
 pub(super) struct Delivery<'a> {
     pub(super) burst: &'a Burst,
     pub(super) judged: &'a Judged,
+    /// Where they come from.
+    pub(super) from: PortId,
+    /// When, in seconds.
+    pub(super) now_s: u32,
     /// Those that find no room are not dropped.
     pub(super) may_wait: bool,
 }
@@ -184,7 +189,7 @@ impl ReceivingHalf {
         frames: u32,
         workshop: &mut Workshop,
     ) -> u32 {
-        let Delivery { burst, judged, may_wait } = *delivery;
+        let Delivery { burst, judged, may_wait, .. } = *delivery;
         let counters = &self.shared.counters.giver;
         let Place::Ring(ring) = &mut receiving.rings[pair] else {
             counters.add(Counter::DropRxFault, u64::from(frames.count_ones()));

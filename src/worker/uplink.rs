@@ -22,6 +22,8 @@ use crate::frame::vnet::F_NEEDS_CSUM;
 use crate::metrics::{Counter, Counters};
 use crate::ring::mailbox::PortShared;
 use crate::ring::{Burst, Bytes, PrivateBurst, VNET_HEADER_READ};
+use crate::switch::PortId;
+use crate::switch::mac_nat::{Destination, MacNat};
 use crate::sys::poller::{Poller, Trigger};
 use crate::uplink::{FrameBuffer, Gone, Received, Sent, Uplink};
 
@@ -49,8 +51,12 @@ struct State {
     device: Option<Box<dyn Uplink>>,
     /// Whether the reading worker watches it already.
     is_watched: bool,
-    /// Those of guests.
+    /// Those of guests; the NIC's own where they share that.
     addresses: Vec<MacAddr>,
+    /// Has guests share the NIC's address.
+    nat: Option<MacNat>,
+    /// A frame while its addresses are changed: kept for its capacity only.
+    frame: Vec<u8>,
 }
 
 impl State {
@@ -64,13 +70,16 @@ impl State {
 }
 
 impl UplinkHalf {
-    /// An uplink without a device yet. Frames for it, and from it, are counted in `shared`.
+    /// An uplink without a device yet. Frames for it, and from it, are counted in `shared`. With `shared_mac` it is a
+    /// NIC with this MAC address, which guests share.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn new(shared: Arc<PortShared>) -> std::io::Result<Arc<Self>> {
+    pub fn new(shared: Arc<PortShared>, shared_mac: Option<MacAddr>) -> std::io::Result<Arc<Self>> {
         let gone = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Arc::new(Self { shared, state: Mutex::default(), gone }))
+        let (nat, addresses) = (shared_mac.map(MacNat::new), shared_mac.into_iter().collect());
+        let state = State { nat, addresses, ..State::default() };
+        Ok(Arc::new(Self { shared, state: Mutex::new(state), gone }))
     }
 
     /// What it is counted in.
@@ -116,10 +125,19 @@ impl UplinkHalf {
     /// Tells the device whose frames it is to bring: those for guests with these addresses.
     pub(super) fn set_addresses(&self, addresses: Vec<MacAddr>) {
         let mut state = self.lock();
+        if state.nat.is_some() {
+            // All that is for guests is for the NIC's address.
+            return;
+        }
         if let Some(device) = &mut state.device {
             set_addresses(device.as_mut(), &addresses);
         }
         state.addresses = addresses;
+    }
+
+    /// A port has gone; its place may be another's.
+    pub(super) fn port_ended(&self, port: PortId) {
+        self.lock().nat.iter_mut().for_each(|nat| nat.remove_port(port));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -137,7 +155,8 @@ impl UplinkHalf {
     pub(super) fn give(&self, delivery: &Delivery<'_>, wanted: u32, workshop: &mut Workshop) {
         let counters = &self.shared.counters.giver;
         let mut state = self.lock();
-        let Some(device) = &mut state.device else {
+        let State { device, nat, frame, .. } = &mut *state;
+        let Some(device) = device else {
             return counters.add(Counter::DropRxNotReady, u64::from(wanted.count_ones()));
         };
         let takes = device.takes();
@@ -145,7 +164,15 @@ impl UplinkHalf {
         for i in bits(wanted) {
             let is_plain = delivery.burst.plain() & 1 << i != 0;
             let offload = if is_plain { Offload::None } else { delivery.judged[i] };
-            let (fit, bytes) = (offload.fit(takes), delivery.burst.bytes(i));
+            let (fit, mut bytes) = (offload.fit(takes), delivery.burst.bytes(i));
+            if let Some(nat) = nat {
+                bytes.copy_out(frame);
+                if nat.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s).is_err() {
+                    counters.count(Counter::DropRxRefused);
+                    continue;
+                }
+                bytes = Bytes::private(frame);
+            }
             if fit == Fit::Whole {
                 gone = gone.or(send(device.as_mut(), offload, &bytes, counters));
             } else {
@@ -237,7 +264,7 @@ impl Reader {
 
     /// Reads what is there, and forwards it. Returns the number of frames.
     pub(super) fn turn(&mut self, forwarder: &mut Forwarder, now_ns: u64) -> usize {
-        self.read();
+        self.read((now_ns / 1_000_000_000) as u32);
         if self.headers.is_empty() {
             return 0;
         }
@@ -247,13 +274,13 @@ impl Reader {
         burst.len()
     }
 
-    fn read(&mut self) {
+    fn read(&mut self, now_s: u32) {
         self.headers.clear();
         let counters = &self.half.shared.counters.owner;
         let mut state = self.half.lock();
         let mut bytes = 0;
         while self.headers.len() < READ_FRAMES_MAX && bytes < READ_BYTES_MAX {
-            let Some(device) = &mut state.device else { return };
+            let State { device: Some(device), nat, .. } = &mut *state else { return };
             let place = self.headers.len();
             if place == self.buffers.len() {
                 self.buffers.push(FrameBuffer::default());
@@ -261,7 +288,16 @@ impl Reader {
             match device.receive(&mut self.buffers[place]) {
                 Received::Frame(header) => {
                     self.sender.sends = device.sends();
-                    bytes += self.buffers[place].frame().len();
+                    bytes += self.buffers[place].frame().len().max(FRAME_COST_MIN);
+                    match nat.as_mut().map(|nat| nat.incoming(self.buffers[place].frame_mut(), now_s)) {
+                        None | Some(Ok(Destination::Guest(_) | Destination::Group)) => {}
+                        Some(Ok(Destination::NotOurs)) => continue,
+                        Some(Err(counter)) => {
+                            counters.count(Counter::TxFrames);
+                            counters.count(counter);
+                            continue;
+                        }
+                    }
                     let [mut vnet @ .., _, _] = header.emit(0);
                     // That the kernel has checked a sum is nothing to pass on.
                     vnet[0] &= F_NEEDS_CSUM;
@@ -275,7 +311,7 @@ impl Reader {
                 Received::Dropped(counter) => {
                     counters.count(Counter::TxFrames);
                     counters.count(counter);
-                    bytes += FRAME_COST;
+                    bytes += FRAME_COST_MIN;
                 }
                 Received::Gone(why) => return self.half.lose(&mut state, &why),
             }
@@ -283,5 +319,5 @@ impl Reader {
     }
 }
 
-/// What a frame that is lost counts for in [`READ_BYTES_MAX`], so that a device with nothing else ends the turn too.
-const FRAME_COST: usize = READ_BYTES_MAX / READ_FRAMES_MAX;
+/// What a frame counts for in [`READ_BYTES_MAX`] at least, so that a device with nothing for us ends the turn too.
+const FRAME_COST_MIN: usize = READ_BYTES_MAX / 256;

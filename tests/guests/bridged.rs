@@ -39,6 +39,31 @@ fn on_the_lan(way: Way) {
     daemon.assert_alive();
 }
 
+/// Guests that share the NIC's MAC address get addresses from the LAN and reach all of it, and each other, all the same.
+#[test]
+fn guests_that_share_the_nics_address_are_on_the_lan() {
+    let _turn = Turn::wait();
+    let segment = Segment::new(Way::Nic, 1500);
+    let mut daemon = segment.daemon(&["--mac-nat"]);
+    let [mut a, mut b] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10), Plan::new(Vmm::Uml61, 11)]);
+    let shared = segment.host.mac("eth0");
+    for guest in [&mut a, &mut b] {
+        for machine in [SERVER, OTHER] {
+            ping_machine(guest, machine);
+            segment.ping_guest(machine, guest);
+            iperf_both_ways(guest, &ip(machine), SECONDS);
+        }
+        for address in [guest.ip(), guest.ip6()] {
+            let seen = segment.other.ip(&format!("neigh show {address}"));
+            assert!(seen.contains(&shared), "{guest} is not at {shared}: {seen}");
+        }
+    }
+    ping(&mut a, &b);
+    iperf_both_ways(&mut a, &b.ip(), SECONDS);
+    segment.data_both_ways(SERVER, &mut a, MEGABYTES, DATA_WITHIN);
+    daemon.assert_alive();
+}
+
 /// What a machine sends to all is heard by a guest, and what the guest sends to all by everybody.
 fn groups(segment: &Segment, guest: &mut Guest) {
     guest.ok("echo 0 >/proc/sys/net/ipv4/icmp_echo_ignore_broadcasts");
