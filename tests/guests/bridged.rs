@@ -45,8 +45,8 @@ fn guests_that_share_the_nics_address_are_on_the_lan() {
     let _turn = Turn::wait();
     let segment = Segment::new(Way::Nic, 1500);
     let mut daemon = segment.daemon(&["--mac-nat"]);
-    let [mut a, mut b] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10), Plan::new(Vmm::Uml61, 11)]);
-    let shared = segment.host.mac("eth0");
+    let [mut a, mut b] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10), Plan::new(Vmm::UmlNew, 11)]);
+    let shared = segment.host.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
     for guest in [&mut a, &mut b] {
         for machine in [SERVER, OTHER] {
             ping_machine(guest, machine);
