@@ -2,7 +2,7 @@
 //!
 //! Theory of operation. The worker that reads an uplink says when its device has gone. From then on every change of the
 //! host's interfaces is an occasion to open it again: as soon as the interface that the user named is there, or at once
-//! if it is a tap of our own. Leases are written a moment after they have changed, so that a guest that makes them
+//! if it is a tap of our own; and so is every second while the interface is there and cannot be opened. Leases are written a moment after they have changed, so that a guest that makes them
 //! change all the time costs a file now and then and no more.
 
 use std::path::Path;
@@ -27,6 +27,10 @@ use crate::worker::{Desk, Parts, UplinkHalf};
 
 /// How long leases that have changed wait to be written.
 pub(super) const LEASES_WAIT: Duration = Duration::from_secs(1);
+
+/// How long an uplink waits to be opened again whose device is there and could not be opened: whoever makes a tap holds
+/// it for a moment.
+pub(super) const UPLINK_WAIT: Duration = Duration::from_secs(1);
 
 /// See the module's theory of operation.
 #[derive(Debug, Default)]
@@ -69,6 +73,11 @@ impl Beyond {
     /// Whether there is an uplink.
     pub(super) fn has_uplink(&self) -> bool {
         self.uplink.is_some()
+    }
+
+    /// Whether the uplink could not be opened again the last time, though its device is there.
+    pub(super) fn has_failed(&self) -> bool {
+        self.last_error.is_some()
     }
 
     /// The uplink's figures now.
@@ -125,6 +134,7 @@ impl Beyond {
         }
         events.iter().filter(|event| half.is_on(&event.name)).for_each(|event| heed(network, event));
         if !half.is_gone() || !needed.as_ref().is_none_or(exists) {
+            self.last_error = None;
             return false;
         }
         match mode::make(network, &mut InheritedTaps::new()) {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::RESUME_AFTER;
-use super::beyond::LEASES_WAIT;
+use super::beyond::{LEASES_WAIT, UPLINK_WAIT};
 use super::listeners::Door;
 use super::ports::Common;
 use super::running::Running;
@@ -40,6 +40,7 @@ pub(super) struct Supervisor {
     /// Hears of the host's interfaces. Only where there are uplinks.
     monitor: Option<Monitor>,
     lease_timer: Timer,
+    uplink_timer: Timer,
     resume: Timer,
     retry: Timer,
     statistics: Option<Statistics>,
@@ -62,6 +63,7 @@ impl Supervisor {
             common: Common::new(nofile_limit)?,
             monitor: None,
             lease_timer: Timer::new()?,
+            uplink_timer: Timer::new()?,
             resume: Timer::new()?,
             retry: Timer::new()?,
             statistics,
@@ -71,6 +73,7 @@ impl Supervisor {
         supervisor.watch(&supervisor.resume, Source::ResumeTimer)?;
         supervisor.watch(&supervisor.retry, Source::RetryTimer)?;
         supervisor.watch(&supervisor.lease_timer, Source::LeaseTimer)?;
+        supervisor.watch(&supervisor.uplink_timer, Source::UplinkTimer)?;
         if let Some(statistics) = &supervisor.statistics {
             supervisor.watch(statistics.timer(), Source::StatsTimer)?;
         }
@@ -156,6 +159,10 @@ impl Supervisor {
                 self.try_clients()?;
             }
             Source::UplinkGone(_) | Source::Links => self.follow_uplinks()?,
+            Source::UplinkTimer => {
+                self.uplink_timer.take()?;
+                self.follow_uplinks()?;
+            }
             Source::LeasesChanged(id) => {
                 self.networks.get(&id).iter().for_each(|running| running.beyond.hear_of_leases());
                 self.lease_timer.once(LEASES_WAIT)?;
@@ -181,6 +188,9 @@ impl Supervisor {
         for running in self.networks.values_mut().filter(|running| !running.is_leaving()) {
             if running.beyond.follow(&running.network, &events) {
                 running.ring_bells();
+            }
+            if running.beyond.has_failed() {
+                self.uplink_timer.once(UPLINK_WAIT)?;
             }
         }
         Ok(())
