@@ -2,8 +2,9 @@
 //!
 //! Theory of operation. The worker that reads an uplink says when its device has gone. From then on every change of the
 //! host's interfaces is an occasion to open it again: as soon as the interface that the user named is there, or at once
-//! if it is a tap of our own; and so is every second while the interface is there and cannot be opened. Leases are written a moment after they have changed, so that a guest that makes them
-//! change all the time costs a file now and then and no more.
+//! if it is a tap of our own; and so is every second while the interface is there and cannot be opened. Leases are
+//! written a moment after they have changed, so that a guest that makes them change all the time costs a file now and
+//! then and no more.
 
 use std::path::Path;
 use std::sync::Arc;
