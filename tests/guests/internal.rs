@@ -7,8 +7,8 @@ use crate::guest::{Plan, Vmm};
 use crate::lan::{Lan, get_lease};
 use crate::traffic::ping;
 
-/// The kinds of descriptors that the process may have, by what they are links to (proc(5)). The last is a file without a
-/// name: guests' memory, and the end of a session's own connection.
+/// The kinds of descriptors that the process may have, by what they are links to (proc(5)). The last is a file without
+/// a name: guests' memory, and the end of a session's own connection.
 const ALLOWED: [&str; 6] = [
     "anon_inode:[eventfd]",
     "anon_inode:[eventpoll]",
