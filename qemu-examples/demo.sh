@@ -48,6 +48,7 @@ done
 #   prepare_mode          makes what guestwire finds when it starts
 #   find_addresses        sets ip4 and ip6 once the guests are up
 #   more_rows             prints further rows of the table
+# What a mode starts in the background it adds to `started`, and starts without a function of the shell's around it.
 in_space=() mode_options=() append=() ip4=() ip6=()
 prepare_mode() { :; }
 find_addresses() { :; }
@@ -151,14 +152,6 @@ in_guest() {
 # What the host runs, from where guestwire is.
 on_host() { "${in_space[@]}" "$@"; }
 
-# The guests' iperf3, with the libraries that it was made for.
-host_iperf3() {
-    local tree=$GUEST_TREE libs="lib/x86_64-linux-gnu"
-    [[ -d $tree/$libs ]] || libs="usr/$libs"
-    on_host "$tree/$libs/ld-linux-x86-64.so.2" --library-path "$tree/$libs:$tree/usr/lib/x86_64-linux-gnu" \
-        "$tree/usr/bin/iperf3" "$@"
-}
-
 host_ping() { on_host "$GUEST_TREE/bin/busybox" ping "$@"; }
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -191,7 +184,7 @@ iperf_cell() {
 
 host_ping_cell() { read_ping "$(host_ping -c 5 -i 0.2 -W 3 "$1" 2>&1 || true)"; }
 
-host_iperf_cell() { read_iperf "$(host_iperf3 -c "$1" -t "$iperf_seconds" -i 0 -f m 2>&1 || true)"; }
+host_iperf_cell() { read_iperf "$("${host_iperf3[@]}" -c "$1" -t "$iperf_seconds" -i 0 -f m 2>&1 || true)"; }
 
 # The feature bits by their names in the specification (virtio 1.3, sections 5.1.3 and 6).
 features=(0:CSUM 1:GUEST_CSUM 3:MTU 5:MAC 7:GUEST_TSO4 8:GUEST_TSO6 9:GUEST_ECN 11:HOST_TSO4 12:HOST_TSO6 13:HOST_ECN
@@ -242,7 +235,13 @@ progress "building guestwire" cargo build --release --locked --manifest-path "$r
 target=$(cargo metadata --format-version 1 --no-deps --manifest-path "$root/Cargo.toml" | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
 prepare_mode
-on_host "$target/release/guestwire" "$mode" --socket-path "$SOCKET" "${mode_options[@]}" </dev/null >"$work/guestwire.log" 2>&1 &
+# The guests' iperf3, with the libraries that it was made for.
+libs="$GUEST_TREE/lib/x86_64-linux-gnu"
+host_iperf3=("${in_space[@]}" "$libs/ld-linux-x86-64.so.2" --library-path "$libs:$GUEST_TREE/usr/lib/x86_64-linux-gnu"
+    "$GUEST_TREE/usr/bin/iperf3")
+
+# No function of the shell's stands between us and what is to be ended.
+"${in_space[@]}" "$target/release/guestwire" "$mode" --socket-path "$SOCKET" "${mode_options[@]}" </dev/null >"$work/guestwire.log" 2>&1 &
 daemon=$!
 started+=("$daemon")
 for _ in {1..100}; do

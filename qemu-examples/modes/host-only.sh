@@ -41,7 +41,7 @@ find_addresses() {
 
 more_rows() {
     local n
-    host_iperf3 -s >/dev/null 2>&1 &
+    "${host_iperf3[@]}" -s >/dev/null 2>&1 &
     started+=("$!")
     sleep 0.5
     for n in 1 2; do

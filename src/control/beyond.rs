@@ -2,8 +2,9 @@
 //!
 //! Theory of operation. The worker that reads an uplink says when its device has gone. From then on every change of the
 //! host's interfaces is an occasion to open it again: as soon as the interface that the user named is there, or at once
-//! if it is a tap of our own. Leases are written a moment after they have changed, so that a guest that makes them
-//! change all the time costs a file now and then and no more.
+//! if it is a tap of our own; and so is every second while the interface is there and cannot be opened. Leases are
+//! written a moment after they have changed, so that a guest that makes them change all the time costs a file now and
+//! then and no more.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,19 +29,9 @@ use crate::worker::{Desk, Parts, UplinkHalf};
 /// How long leases that have changed wait to be written.
 pub(super) const LEASES_WAIT: Duration = Duration::from_secs(1);
 
-/// How long an uplink that is there and could not be opened is left alone: whoever has just made it may hold it.
-pub(super) const REOPEN_AFTER: Duration = Duration::from_millis(500);
-
-/// What came of looking at an uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Followed {
-    /// It is as it was.
-    Nothing,
-    /// It has come back, so the workers have to look.
-    Back,
-    /// It is there and cannot be opened yet.
-    Busy,
-}
+/// How long an uplink waits to be opened again whose device is there and could not be opened: whoever makes a tap holds
+/// it for a moment.
+pub(super) const UPLINK_WAIT: Duration = Duration::from_secs(1);
 
 /// See the module's theory of operation.
 #[derive(Debug, Default)]
@@ -85,6 +76,11 @@ impl Beyond {
         self.uplink.is_some()
     }
 
+    /// Whether the uplink could not be opened again the last time, though its device is there.
+    pub(super) fn has_failed(&self) -> bool {
+        self.last_error.is_some()
+    }
+
     /// The uplink's figures now.
     pub(super) fn report(&self) -> Option<PortReport> {
         let shared = self.uplink.as_ref()?.shared();
@@ -124,9 +120,10 @@ impl Beyond {
         }
     }
 
-    /// Looks at what has happened to the host's interfaces, and at whether the uplink is there.
-    pub(super) fn follow(&mut self, network: &Network, events: &[Event]) -> Followed {
-        let Some(half) = &self.uplink else { return Followed::Nothing };
+    /// Looks at what has happened to the host's interfaces, and at whether the uplink is there. Returns whether it has
+    /// come back, so that the workers have to look.
+    pub(super) fn follow(&mut self, network: &Network, events: &[Event]) -> bool {
+        let Some(half) = &self.uplink else { return false };
         half.hear_of_gone();
         let needed = needed_interface(network);
         let is_needed = |event: &&Event| Some(event.name.as_str()) == needed.as_ref().map(IfName::as_str);
@@ -135,23 +132,24 @@ impl Beyond {
         }
         events.iter().filter(|event| half.is_on(&event.name)).for_each(|event| heed(network, event));
         if !half.is_gone() || !needed.as_ref().is_none_or(exists) {
-            return Followed::Nothing;
+            self.last_error = None;
+            return false;
         }
         match mode::make(network, &mut InheritedTaps::new()) {
             Ok(Made { uplink: Some(device), .. }) => {
                 tracing::info!(network = network.name.as_str(), "the uplink is back: {}", device.name());
                 half.connect(device);
                 self.last_error = None;
-                Followed::Back
+                true
             }
-            Ok(_) => Followed::Nothing,
+            Ok(_) => false,
             Err(error) => {
                 let text = error.to_string();
                 if self.last_error.as_ref() != Some(&text) {
                     tracing::warn!(network = network.name.as_str(), "the uplink cannot be opened again: {text}");
                 }
                 self.last_error = Some(text);
-                Followed::Busy
+                false
             }
         }
     }
@@ -199,7 +197,7 @@ fn named(source: &TapSource) -> Option<IfName> {
     if let TapSource::Name(name) = source { Some(name.clone()) } else { None }
 }
 
-/// Whether a change of the interface that is needed leaves us with a device that is of no use, though it is still there.
+/// Whether a change of the interface that is needed leaves us with a device of no use, though that is still there.
 fn parts_us(network: &Network, change: &Change) -> bool {
     let Mode::Bridged(bridged) = &network.mode else { return false };
     match &bridged.via {

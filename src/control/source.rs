@@ -42,8 +42,8 @@ pub(super) enum Source {
     UplinkGone(NetworkId),
     /// Something has happened to an interface of the host. Exists only where there are uplinks.
     Links,
-    /// An uplink that could not be opened may be free now. Runs only while there is one.
-    ReopenTimer,
+    /// An uplink whose device is there and could not be opened may be opened now. Runs only while there is one.
+    UplinkTimer,
     /// Leases have changed.
     LeasesChanged(NetworkId),
     /// Leases that have changed are to be written now.
@@ -70,7 +70,7 @@ impl Source {
             Source::Links => token(8, NetworkId::FIRST, 0),
             Source::LeasesChanged(network) => token(9, network, 0),
             Source::LeaseTimer => token(10, NetworkId::FIRST, 0),
-            Source::ReopenTimer => token(11, NetworkId::FIRST, 0),
+            Source::UplinkTimer => token(11, NetworkId::FIRST, 0),
         }
     }
 
@@ -89,7 +89,7 @@ impl Source {
             8 => Source::Links,
             9 => Source::LeasesChanged(network),
             10 => Source::LeaseTimer,
-            11 => Source::ReopenTimer,
+            11 => Source::UplinkTimer,
             _ => return None,
         };
         (source.token() == token).then_some(source)
@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn tokens_are_unambiguous() {
-        use Source::{LeaseTimer, LeasesChanged, Links, Listener, ReopenTimer, ResumeTimer, RetryTimer};
-        use Source::{SessionEnded, Signals, StatsTimer, UplinkGone, WorkerEnded};
+        use Source::{LeaseTimer, LeasesChanged, Links, Listener, ResumeTimer, RetryTimer};
+        use Source::{SessionEnded, Signals, StatsTimer, UplinkGone, UplinkTimer, WorkerEnded};
         let last = NetworkId((1 << NETWORK_BITS) - 1);
         assert_eq!(last.next(), None);
         let one = NetworkId::FIRST.next().unwrap();
@@ -112,7 +112,7 @@ mod tests {
             listeners.into_iter().chain([WorkerEnded(network), UplinkGone(network), LeasesChanged(network)])
         });
         let mut seen = std::collections::HashSet::new();
-        let others = [Signals, SessionEnded, ResumeTimer, RetryTimer, StatsTimer, Links, LeaseTimer, ReopenTimer];
+        let others = [Signals, SessionEnded, ResumeTimer, RetryTimer, StatsTimer, Links, LeaseTimer, UplinkTimer];
         for source in others.into_iter().chain(of_networks) {
             assert_eq!(Source::from_token(source.token()), Some(source));
             assert!(seen.insert(source.token()), "{source:?}");

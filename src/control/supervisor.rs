@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::RESUME_AFTER;
-use super::beyond::{Followed, LEASES_WAIT, REOPEN_AFTER};
+use super::beyond::{LEASES_WAIT, UPLINK_WAIT};
 use super::listeners::Door;
 use super::ports::Common;
 use super::running::Running;
@@ -40,7 +40,7 @@ pub(super) struct Supervisor {
     /// Hears of the host's interfaces. Only where there are uplinks.
     monitor: Option<Monitor>,
     lease_timer: Timer,
-    reopen: Timer,
+    uplink_timer: Timer,
     resume: Timer,
     retry: Timer,
     statistics: Option<Statistics>,
@@ -63,7 +63,7 @@ impl Supervisor {
             common: Common::new(nofile_limit)?,
             monitor: None,
             lease_timer: Timer::new()?,
-            reopen: Timer::new()?,
+            uplink_timer: Timer::new()?,
             resume: Timer::new()?,
             retry: Timer::new()?,
             statistics,
@@ -73,7 +73,7 @@ impl Supervisor {
         supervisor.watch(&supervisor.resume, Source::ResumeTimer)?;
         supervisor.watch(&supervisor.retry, Source::RetryTimer)?;
         supervisor.watch(&supervisor.lease_timer, Source::LeaseTimer)?;
-        supervisor.watch(&supervisor.reopen, Source::ReopenTimer)?;
+        supervisor.watch(&supervisor.uplink_timer, Source::UplinkTimer)?;
         if let Some(statistics) = &supervisor.statistics {
             supervisor.watch(statistics.timer(), Source::StatsTimer)?;
         }
@@ -159,13 +159,13 @@ impl Supervisor {
                 self.try_clients()?;
             }
             Source::UplinkGone(_) | Source::Links => self.follow_uplinks()?,
+            Source::UplinkTimer => {
+                self.uplink_timer.take()?;
+                self.follow_uplinks()?;
+            }
             Source::LeasesChanged(id) => {
                 self.networks.get(&id).iter().for_each(|running| running.beyond.hear_of_leases());
                 self.lease_timer.once(LEASES_WAIT)?;
-            }
-            Source::ReopenTimer => {
-                self.reopen.take()?;
-                self.follow_uplinks()?;
             }
             Source::LeaseTimer => {
                 self.lease_timer.take()?;
@@ -185,15 +185,15 @@ impl Supervisor {
     fn follow_uplinks(&mut self) -> io::Result<()> {
         let Some(monitor) = &mut self.monitor else { return Ok(()) };
         let events = monitor.read()?;
-        let mut any_busy = false;
         for running in self.networks.values_mut().filter(|running| !running.is_leaving()) {
-            match running.beyond.follow(&running.network, &events) {
-                Followed::Nothing => {}
-                Followed::Back => running.ring_bells(),
-                Followed::Busy => any_busy = true,
+            if running.beyond.follow(&running.network, &events) {
+                running.ring_bells();
+            }
+            if running.beyond.has_failed() {
+                self.uplink_timer.once(UPLINK_WAIT)?;
             }
         }
-        if any_busy { self.reopen.once(REOPEN_AFTER) } else { self.reopen.stop() }
+        Ok(())
     }
 
     fn take_signals(&mut self) -> io::Result<ControlFlow<()>> {
