@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two real QEMU guests on one guestwire network: installs what is missing, builds, boots, measures, prints a table.
 #
-#   qemu-examples/demo.sh [--yes] [--mode internal|host-only]
+#   qemu-examples/demo.sh [--yes] [--mode internal|host-only|bridged]
 #
 # Each mode is a file in qemu-examples/modes. --yes installs missing packages without asking. Exit code 0 means that everything in the table worked. Nothing is left running.
 set -euo pipefail
@@ -149,17 +149,53 @@ in_guest() {
 }
 
 # What the host runs, from where guestwire is.
-on_host() { "${in_space[@]}" "$@"; }
+# With `become` set it takes the place of the shell that it is called in: a job of the background is then what is ended.
+on_host() { ${become:+exec} "${in_space[@]}" "$@"; }
 
-# The guests' iperf3, with the libraries that it was made for.
-host_iperf3() {
+# A program that was prepared with the guests', with the libraries that it was made for.
+host_program() {
     local tree=$GUEST_TREE libs="lib/x86_64-linux-gnu"
     [[ -d $tree/$libs ]] || libs="usr/$libs"
-    on_host "$tree/$libs/ld-linux-x86-64.so.2" --library-path "$tree/$libs:$tree/usr/lib/x86_64-linux-gnu" \
-        "$tree/usr/bin/iperf3" "$@"
+    on_host "$tree/$libs/ld-linux-x86-64.so.2" --library-path "$tree/$libs:$tree/usr/lib/x86_64-linux-gnu" "$tree/$1" "${@:2}"
 }
 
+host_iperf3() { host_program usr/bin/iperf3 "$@"; }
+
 host_ping() { on_host "$GUEST_TREE/bin/busybox" ping "$@"; }
+
+# A namespace for the host, in `in_space`: the machine's interfaces stay as they are. Without root, it is one of a user
+# namespace, in which we are root.
+make_host() {
+    local user=() pid
+    ((EUID == 0)) || user=(--user --map-root-user)
+    unshare "${user[@]}" --net sleep infinity &
+    pid=$!
+    started+=("$pid")
+    ((EUID == 0)) || user=(--user --preserve-credentials)
+    in_space=(nsenter --target "$pid" "${user[@]}" --net)
+    for _ in {1..100}; do
+        [[ $(readlink "/proc/$pid/ns/net") == "$(readlink /proc/self/ns/net)" ]] || break
+        sleep 0.05
+    done
+    on_host ip link set lo up || die "no network namespace can be made here; try as root"
+}
+
+# The first address in what `ip -o addr` says.
+first_address() { awk '{ sub("/.*", "", $4); print $4; exit }' <<<"$1"; }
+
+# Has the guests get addresses from DHCP and from router advertisements.
+get_addresses() {
+    local n list="/bin/ip -6 -o addr show dev eth0 scope global -tentative"
+    for n in 1 2; do
+        in_guest "$n" "dhcp-up" || die "guest $n gets no address: $answer"
+        in_guest "$n" "/bin/ip -4 -o addr show dev eth0" || die "guest $n has no address: $answer"
+        ip4[n]=$(first_address "$answer")
+        in_guest "$n" "for i in \$(seq 50); do $list | grep . && exit 0; usleep 200000; done; exit 1" ||
+            die "guest $n makes no IPv6 address"
+        ip6[n]=$(first_address "$answer")
+        say "guest $n: ${ip4[n]} by DHCP, ${ip6[n]} by its own choice in the prefix that it was told"
+    done
+}
 
 # --- measuring --------------------------------------------------------------------------------------------------------
 
@@ -210,6 +246,29 @@ both_ways() {
     row "$name" "$first" "$cell"
 }
 
+# `rows_with NAME IP4 IP6`: what each guest and the machine that `in_space` enters are to each other.
+rows_with() {
+    local n
+    become=1 host_iperf3 -s >/dev/null 2>&1 &
+    started+=("$!")
+    sleep 0.5
+    for n in 1 2; do
+        echo
+        row "" "guest $n to $1" "$1 to guest $n"
+        to_and_from "ping, IPv4" ping "$n" "$2" "${ip4[n]}"
+        to_and_from "ping, IPv6" ping "$n" "$3" "${ip6[n]}"
+        to_and_from "iperf3, TCP" iperf "$n" "$2" "${ip4[n]}"
+    done
+}
+
+to_and_from() {
+    local name=$1 what=$2 first
+    "${what}_cell" "$3" "$4"
+    first=$cell
+    "host_${what}_cell" "$5"
+    row "$name" "$first" "$cell"
+}
+
 print_negotiated() {
     local feature bits=() one other
     for n in 1 2; do
@@ -242,7 +301,7 @@ progress "building guestwire" cargo build --release --locked --manifest-path "$r
 target=$(cargo metadata --format-version 1 --no-deps --manifest-path "$root/Cargo.toml" | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
 prepare_mode
-on_host "$target/release/guestwire" "$mode" --socket-path "$SOCKET" "${mode_options[@]}" </dev/null >"$work/guestwire.log" 2>&1 &
+become=1 on_host "$target/release/guestwire" "$mode" --socket-path "$SOCKET" "${mode_options[@]}" </dev/null >"$work/guestwire.log" 2>&1 &
 daemon=$!
 started+=("$daemon")
 for _ in {1..100}; do

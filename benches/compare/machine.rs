@@ -23,8 +23,8 @@ pub(crate) fn busy_seconds() -> f64 {
     (ticks.all - ticks.idle - ticks.stolen) as f64 / per_second as f64
 }
 
-/// Ticks of all processors together since the machine's start: all, those in which one had nothing to do or waited for a
-/// disk, and those that the host took away.
+/// Ticks of all processors together since the machine's start: all, those in which one had nothing to do or waited for
+/// a disk, and those that the host took away.
 struct Ticks {
     all: u64,
     idle: u64,

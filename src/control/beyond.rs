@@ -186,7 +186,7 @@ fn named(source: &TapSource) -> Option<IfName> {
     if let TapSource::Name(name) = source { Some(name.clone()) } else { None }
 }
 
-/// Whether a change of the interface that is needed leaves us with a device that is of no use, though it is still there.
+/// Whether a change of the interface that is needed leaves us with a device of no use, though that is still there.
 fn parts_us(network: &Network, change: &Change) -> bool {
     let Mode::Bridged(bridged) = &network.mode else { return false };
     match &bridged.via {
