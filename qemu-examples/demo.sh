@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two real QEMU guests on one guestwire network: installs what is missing, builds, boots, measures, prints a table.
 #
-#   qemu-examples/demo.sh [--yes] [--mode internal|host-only]
+#   qemu-examples/demo.sh [--yes] [--mode internal|host-only|bridged]
 #
 # Each mode is a file in qemu-examples/modes. --yes installs missing packages without asking. Exit code 0 means that everything in the table worked. Nothing is left running.
 set -euo pipefail
@@ -48,7 +48,6 @@ done
 #   prepare_mode          makes what guestwire finds when it starts
 #   find_addresses        sets ip4 and ip6 once the guests are up
 #   more_rows             prints further rows of the table
-# What a mode starts in the background it adds to `started`, and starts without a function of the shell's around it.
 in_space=() mode_options=() append=() ip4=() ip6=()
 prepare_mode() { :; }
 find_addresses() { :; }
@@ -150,9 +149,53 @@ in_guest() {
 }
 
 # What the host runs, from where guestwire is.
-on_host() { "${in_space[@]}" "$@"; }
+# With `become` set it takes the place of the shell that it is called in: a job of the background is then what is ended.
+on_host() { ${become:+exec} "${in_space[@]}" "$@"; }
+
+# A program that was prepared with the guests', with the libraries that it was made for.
+host_program() {
+    local tree=$GUEST_TREE libs="lib/x86_64-linux-gnu"
+    [[ -d $tree/$libs ]] || libs="usr/$libs"
+    on_host "$tree/$libs/ld-linux-x86-64.so.2" --library-path "$tree/$libs:$tree/usr/lib/x86_64-linux-gnu" "$tree/$1" "${@:2}"
+}
+
+host_iperf3() { host_program usr/bin/iperf3 "$@"; }
 
 host_ping() { on_host "$GUEST_TREE/bin/busybox" ping "$@"; }
+
+# A namespace for the host, in `in_space`: the machine's interfaces stay as they are. Without root, it is one of a user
+# namespace, in which we are root.
+make_host() {
+    local user=() pid
+    ((EUID == 0)) || user=(--user --map-root-user)
+    unshare "${user[@]}" --net sleep infinity &
+    pid=$!
+    started+=("$pid")
+    ((EUID == 0)) || user=(--user --preserve-credentials)
+    in_space=(nsenter --target "$pid" "${user[@]}" --net)
+    for _ in {1..100}; do
+        [[ $(readlink "/proc/$pid/ns/net") == "$(readlink /proc/self/ns/net)" ]] || break
+        sleep 0.05
+    done
+    on_host ip link set lo up || die "no network namespace can be made here; try as root"
+}
+
+# The first address in what `ip -o addr` says.
+first_address() { awk '{ sub("/.*", "", $4); print $4; exit }' <<<"$1"; }
+
+# Has the guests get addresses from DHCP and from router advertisements.
+get_addresses() {
+    local n list="/bin/ip -6 -o addr show dev eth0 scope global -tentative"
+    for n in 1 2; do
+        in_guest "$n" "dhcp-up" || die "guest $n gets no address: $answer"
+        in_guest "$n" "/bin/ip -4 -o addr show dev eth0" || die "guest $n has no address: $answer"
+        ip4[n]=$(first_address "$answer")
+        in_guest "$n" "for i in \$(seq 50); do $list | grep . && exit 0; usleep 200000; done; exit 1" ||
+            die "guest $n makes no IPv6 address"
+        ip6[n]=$(first_address "$answer")
+        say "guest $n: ${ip4[n]} by DHCP, ${ip6[n]} by its own choice in the prefix that it was told"
+    done
+}
 
 # --- measuring --------------------------------------------------------------------------------------------------------
 
@@ -184,7 +227,7 @@ iperf_cell() {
 
 host_ping_cell() { read_ping "$(host_ping -c 5 -i 0.2 -W 3 "$1" 2>&1 || true)"; }
 
-host_iperf_cell() { read_iperf "$("${host_iperf3[@]}" -c "$1" -t "$iperf_seconds" -i 0 -f m 2>&1 || true)"; }
+host_iperf_cell() { read_iperf "$(host_iperf3 -c "$1" -t "$iperf_seconds" -i 0 -f m 2>&1 || true)"; }
 
 # The feature bits by their names in the specification (virtio 1.3, sections 5.1.3 and 6).
 features=(0:CSUM 1:GUEST_CSUM 3:MTU 5:MAC 7:GUEST_TSO4 8:GUEST_TSO6 9:GUEST_ECN 11:HOST_TSO4 12:HOST_TSO6 13:HOST_ECN
@@ -200,6 +243,29 @@ both_ways() {
     "$measure" 1 "$3"
     first=$cell
     "$measure" 2 "$4"
+    row "$name" "$first" "$cell"
+}
+
+# `rows_with NAME IP4 IP6`: what each guest and the machine that `in_space` enters are to each other.
+rows_with() {
+    local n
+    become=1 host_iperf3 -s >/dev/null 2>&1 &
+    started+=("$!")
+    sleep 0.5
+    for n in 1 2; do
+        echo
+        row "" "guest $n to $1" "$1 to guest $n"
+        to_and_from "ping, IPv4" ping "$n" "$2" "${ip4[n]}"
+        to_and_from "ping, IPv6" ping "$n" "$3" "${ip6[n]}"
+        to_and_from "iperf3, TCP" iperf "$n" "$2" "${ip4[n]}"
+    done
+}
+
+to_and_from() {
+    local name=$1 what=$2 first
+    "${what}_cell" "$3" "$4"
+    first=$cell
+    "host_${what}_cell" "$5"
     row "$name" "$first" "$cell"
 }
 
@@ -235,13 +301,7 @@ progress "building guestwire" cargo build --release --locked --manifest-path "$r
 target=$(cargo metadata --format-version 1 --no-deps --manifest-path "$root/Cargo.toml" | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
 prepare_mode
-# The guests' iperf3, with the libraries that it was made for.
-libs="$GUEST_TREE/lib/x86_64-linux-gnu"
-host_iperf3=("${in_space[@]}" "$libs/ld-linux-x86-64.so.2" --library-path "$libs:$GUEST_TREE/usr/lib/x86_64-linux-gnu"
-    "$GUEST_TREE/usr/bin/iperf3")
-
-# No function of the shell's stands between us and what is to be ended.
-"${in_space[@]}" "$target/release/guestwire" "$mode" --socket-path "$SOCKET" "${mode_options[@]}" </dev/null >"$work/guestwire.log" 2>&1 &
+become=1 on_host "$target/release/guestwire" "$mode" --socket-path "$SOCKET" "${mode_options[@]}" </dev/null >"$work/guestwire.log" 2>&1 &
 daemon=$!
 started+=("$daemon")
 for _ in {1..100}; do

@@ -3,15 +3,14 @@
 //!
 //! Host and LAN are network namespaces with a pair of interfaces between them. The guest runs on core 0 with all of its
 //! VMM's threads, the iperf3 of the LAN on core 1; guestwire's threads may run on both. The processors' time is that of
-//! everything that runs meanwhile, as the kernel accounts for it: guest, switch, interrupts, iperf3 and whoever else.
+//! guest, switch, iperf3 and the kernel's threads for interrupts; other interrupts count as whom they interrupt.
 
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::guests::{Figure, json};
-use crate::machine::busy_seconds;
-use crate::process::{Process, within};
+use crate::process::{Process, busy_seconds, within};
 use crate::recorder::{Reading, Recorder};
 use crate::vm::daemon::Daemon;
 use crate::vm::guest::{COMMAND_WITHIN, Guest, Plan, Vmm, Wire};

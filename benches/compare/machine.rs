@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 
 use crate::process::run;
 
@@ -16,18 +16,9 @@ const BOUNCES: u32 = 20_000;
 /// Times that they are timed.
 const TIMES: usize = 11;
 
-/// What all processors together have worked since the machine's start, in seconds.
-pub(crate) fn busy_seconds() -> f64 {
-    let ticks = Ticks::now();
-    let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap();
-    (ticks.all - ticks.idle - ticks.stolen) as f64 / per_second as f64
-}
-
-/// Ticks of all processors together since the machine's start: all, those in which one had nothing to do or waited for a
-/// disk, and those that the host took away.
+/// Ticks of all processors together since the machine's start: all, and those that the host took away.
 struct Ticks {
     all: u64,
-    idle: u64,
     stolen: u64,
 }
 
@@ -37,7 +28,7 @@ impl Ticks {
         let line = stat.lines().next().unwrap();
         let ticks: Vec<u64> = line.split_whitespace().skip(1).map(|word| word.parse().unwrap()).collect();
         // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in user already.
-        Self { all: ticks[..8].iter().sum(), idle: ticks[3] + ticks[4], stolen: ticks[7] }
+        Self { all: ticks[..8].iter().sum(), stolen: ticks[7] }
     }
 }
 

@@ -1,11 +1,12 @@
 //! A program that a load has started: its output kept, and its end certain.
 
+use std::collections::HashMap;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::vm::console::Console;
 
@@ -38,6 +39,36 @@ pub(crate) fn run(words: &[&str], environment: &[(&str, String)]) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {}\n{error}", words.join(" "), output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What everything that we have started has had of the processors so far, children that have ended too, and the kernel's
+/// threads for interrupts, in seconds. What others run is not in it.
+pub(crate) fn busy_seconds() -> f64 {
+    let folders = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("stat")));
+    let all: HashMap<u32, Usage> = folders.filter_map(|path| usage(&std::fs::read_to_string(path).ok()?)).collect();
+    let parent = |pid: &u32| all.get(pid).map(|usage| usage.parent);
+    let is_ours = |pid: u32| std::iter::successors(parent(&pid), parent).any(|pid| pid == std::process::id());
+    let counted = all.iter().filter(|(pid, usage)| usage.handles_interrupts || is_ours(**pid));
+    let ticks: u64 = counted.map(|(_, usage)| usage.ticks).sum();
+    ticks as f64 / sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as f64
+}
+
+/// What the kernel says of a process.
+struct Usage {
+    parent: u32,
+    ticks: u64,
+    handles_interrupts: bool,
+}
+
+/// Reads `/proc/PID/stat` (proc(5)). The name is between parentheses and may have any in it.
+fn usage(stat: &str) -> Option<(u32, Usage)> {
+    let (pid, rest) = stat.split_once(" (")?;
+    let (name, rest) = rest.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    // utime, stime, cutime, cstime.
+    let ticks = fields.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum::<Option<u64>>()?;
+    let parent = fields.get(1)?.parse().ok()?;
+    Some((pid.parse().ok()?, Usage { parent, ticks, handles_interrupts: name.starts_with("ksoftirqd/") }))
 }
 
 impl Process {

@@ -184,7 +184,7 @@ base_uml_modules=(crc-ccitt ipv6 failover net_failover virtio_net "${vlan_module
 new_uml_modules=(failover net_failover virtio_net "${vlan_modules[@]}")
 
 make_trees() {
-    { closure_of "$base_suite" busybox-static iperf3 iproute2 ethtool libgcc-s1 && kernel_of "$base_suite"; } |
+    { closure_of "$base_suite" busybox-static dnsmasq-base iperf3 iproute2 ethtool libgcc-s1 && kernel_of "$base_suite"; } |
         make_tree guest "$base_suite"
     if [[ $goal != demo ]]; then
         closure_of "$base_suite" qemu-system-x86 ipxe-qemu user-mode-linux | make_tree "$base_suite" "$base_suite"

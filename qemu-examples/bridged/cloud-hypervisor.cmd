@@ -1,0 +1,1 @@
+../internal/cloud-hypervisor.cmd

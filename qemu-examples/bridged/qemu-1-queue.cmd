@@ -1,0 +1,1 @@
+../internal/qemu-1-queue.cmd

@@ -1,0 +1,1 @@
+../internal/qemu-4-queues.cmd

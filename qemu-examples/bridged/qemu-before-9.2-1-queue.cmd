@@ -1,0 +1,1 @@
+../internal/qemu-before-9.2-1-queue.cmd
