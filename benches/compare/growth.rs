@@ -31,7 +31,7 @@ const ROUND_TRIPS: usize = 20_000;
 /// Ports that addresses are spread over: a port may have 4,096.
 const CROWD: usize = 15;
 /// Between two looks of the drivers at their rings in the load "workers", for each port: short enough for no ring to
-/// run empty. A look takes some 20 µs of a core, most of it the kernel's for the sleep, and both cores are the workers'.
+/// run empty. A look takes some 20 µs of a core, most of it for the sleep, and both cores are the workers'.
 const PAUSE_PER_PORT: Duration = Duration::from_micros(10);
 
 /// What a run is made of.

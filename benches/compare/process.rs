@@ -41,7 +41,7 @@ pub(crate) fn run(words: &[&str], environment: &[(&str, String)]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What everything that we have started has had of the processors so far, children that have ended too, and the kernel's
+/// What all that we have started has had of the processors so far, children that have ended too, and the kernel's
 /// threads for interrupts, in seconds. What others run is not in it.
 pub(crate) fn busy_seconds() -> f64 {
     let folders = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("stat")));

@@ -10,9 +10,9 @@ use guestwire::frame::ethernet::MacAddr;
 use guestwire::frame::prefix::{Prefix4, Prefix6};
 use guestwire::frame::{FRAME_HEAD_MAX, FRAME_HEAD_SHORT, ip};
 use guestwire::switch::PortId;
+use guestwire::switch::SubnetFilter;
 use guestwire::switch::guard::{Claims, Guard, Settings};
 use guestwire::switch::mac_nat::{Destination, MacNat};
-use guestwire::switch::SubnetFilter;
 use guestwire_fuzz::{Input, canary};
 use libfuzzer_sys::fuzz_target;
 

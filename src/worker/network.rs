@@ -2,9 +2,9 @@
 //!
 //! Theory of operation. Each port belongs to one worker, which takes what the guest sends. Whom a frame is for is said
 //! by the one [`Switch`] of the network, under a lock that is taken at most once for a burst, and for most bursts not
-//! at all (see [`crate::switch::Recent`]). To the receiver leads a [`Receiver`], a guest's rings or the uplink, which any
-//! worker may lock. Both locks are held for one burst at most, never both at once, and never while waiting for anything
-//! else.
+//! at all (see [`crate::switch::Recent`]). To the receiver leads a [`Receiver`], a guest's rings or the uplink, which
+//! any worker may lock. Both locks are held for one burst at most, never both at once, and never while waiting for
+//! anything else.
 //!
 //! A worker keeps its own list of the receivers and makes a new one when [`Network::version`] has changed, that
 //! is when a port has come or gone. A receiver outlives its port in such a list for a moment; it is empty then.

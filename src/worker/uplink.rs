@@ -1,8 +1,8 @@
 //! The network's uplink: what workers give it, and what it brings.
 //!
 //! Theory of operation. To the network an uplink is a port: it has a place in the switch, it is flooded to, addresses
-//! are learned on it. Any worker may give it frames, under a lock taken once for a burst; each goes to the kernel whole,
-//! from its sender's memory, in one system call. One worker, the first, watches its descriptor and reads it: a burst of
+//! are learned on it. Any worker may give it frames, under a lock taken once for a burst; each goes to the kernel
+//! whole, from its sender's memory, in one system call. One worker, the first, watches its descriptor and reads it: a burst of
 //! frames into memory of its own, from where they go to their receivers like any other burst. So no guest's memory ever
 //! holds a frame that is not for that guest.
 //!

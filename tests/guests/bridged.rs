@@ -39,7 +39,7 @@ fn on_the_lan(way: Way) {
     daemon.assert_alive();
 }
 
-/// Guests that share the NIC's MAC address get addresses from the LAN and reach all of it, and each other, all the same.
+/// Guests that share the NIC's MAC address get addresses from the LAN and reach all of it, and each other.
 #[test]
 fn guests_that_share_the_nics_address_are_on_the_lan() {
     let _turn = Turn::wait();

@@ -1,6 +1,7 @@
 //! Guests of every kind on one socket reach each other.
 
 use crate::bench;
+use crate::daemon::Daemon;
 use crate::guest::{Guest, Plan, Vmm};
 use crate::traffic::{feature, iperf, negotiated, ping, serve};
 
@@ -19,6 +20,8 @@ fn two_user_mode_linuxes_and_the_newer_qemu_with_four_queues_reach_each_other() 
 #[test]
 fn the_lines_that_guestwire_prints_attach_guests_of_old_and_new_qemus() {
     let mut bench = bench();
+    // The second guest changes its address.
+    bench.daemon = Daemon::with(&["-v", "--port-security", "off"]);
     let start = |vmm, number| Plan::new(vmm, number).by_printed_line().start(&bench.lab, &bench.daemon);
     let (old, new) = (start(Vmm::Qemu72, 1), start(Vmm::QemuNew, 2));
     let (mut old, mut new) = (old.booted(), new.booted());

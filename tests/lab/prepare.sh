@@ -392,13 +392,33 @@ find_accel() {
     say "guests run with: $accel"
 }
 
+# --- does this processor run the older User Mode Linux? ----------------------------------------------------------------
+
+# Linux 6.1's knows no processor with a register set as large as AMX's. Where it does not boot the newer one stands in.
+find_uml() {
+    local boot answer="$cache/uml" out
+    [[ $goal == demo ]] && return
+    uml_61="$cache/bin/$base_suite/linux.uml" uml_61_initrd="$cache/guest-uml-base.cpio.gz"
+    boot=$(</proc/sys/kernel/random/boot_id)
+    if [[ ! -f $answer || $(head -n 1 "$answer") != "$boot" ]]; then
+        out=$(ulimit -c 0; timeout --signal=KILL "$probe_seconds" "$uml_61" mem=256M quiet con=null con0=fd:0,fd:1 ssl=null \
+            initrd="$uml_61_initrd" gw.poweroff </dev/null 2>>"$cache/log" 9>&- || true)
+        if [[ $out == *"GUEST READY"* ]]; then out=boots; else out=fails; fi
+        printf '%s\n%s\n' "$boot" "$out" >"$answer"
+    fi
+    if [[ $(tail -n 1 "$answer") == fails ]]; then
+        say "Debian 12's User Mode Linux does not boot on this processor: the newer one stands in for it"
+        uml_61="$cache/bin/$new_suite/linux.uml" uml_61_initrd="$cache/guest-uml-new.cpio.gz"
+    fi
+}
+
 write_env() {
     {
         printf "%s='%s'\n" KERNEL "$cache/vmlinuz" INITRD "$cache/guest.cpio.gz" ACCEL "$accel" BOOT "$(</proc/sys/kernel/random/boot_id)" \
             GUEST_TREE "$cache/guest"
         if [[ $goal != demo ]]; then
             printf "%s='%s'\n" QEMU_72 "$cache/bin/$base_suite" QEMU_NEW "$cache/bin/$new_suite" \
-                UML_61 "$cache/bin/$base_suite/linux.uml" UML_61_INITRD "$cache/guest-uml-base.cpio.gz" \
+                UML_61 "$uml_61" UML_61_INITRD "$uml_61_initrd" \
                 UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-new.cpio.gz" \
                 CLIENTS_INITRD "$cache/guest-clients.cpio.gz" NET_BIN "$cache/bin/lan"
         fi
@@ -438,5 +458,6 @@ ln -sf "$(only "$cache/guest" 'boot/vmlinuz-*')" "$cache/vmlinuz"
 make_initramfs
 [[ $goal != demo ]] && make_launchers
 find_accel
+find_uml
 write_env
 say "ready: $cache/$goal.env"
