@@ -2,9 +2,11 @@
 //!
 //! Theory of operation. To the network an uplink is a port: it has a place in the switch, it is flooded to, addresses
 //! are learned on it. Any worker may give it frames, under a lock taken once for a burst; each goes to the kernel
-//! whole, from its sender's memory, in one system call. One worker, the first, watches its descriptor and reads it: a burst of
-//! frames into memory of its own, from where they go to their receivers like any other burst. So no guest's memory ever
-//! holds a frame that is not for that guest.
+//! whole, from its sender's memory, in one system call. One worker, the first, watches its descriptor and reads it: a
+//! burst of frames into memory of its own, from where they go to their receivers like any other burst. So no guest's
+//! memory ever holds a frame that is not for that guest.
+//!
+//! Where guests share the NIC's MAC address, each frame is copied and its addresses are changed on the way, both ways.
 //!
 //! A device that goes away takes nothing else with it: the network's guests go on among themselves, what they send to
 //! it is dropped and counted, and the supervisor, who hears of it, puts another uplink in the place of the old one when
