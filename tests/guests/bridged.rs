@@ -32,7 +32,6 @@ fn on_the_lan(way: Way) {
     }
     ping(&mut uml, &qemu);
     ping(&mut qemu, &uml);
-    iperf_both_ways(&mut uml, &qemu.ip(), SECONDS);
     segment.data_both_ways(SERVER, &mut uml, MEGABYTES, DATA_WITHIN);
     segment.data_both_ways(HOST, &mut uml, MEGABYTES, DATA_WITHIN);
     segment.data_both_ways(SERVER, &mut qemu, MEGABYTES, DATA_WITHIN);
@@ -195,7 +194,8 @@ fn tagged_frames_pass_by_the_nic() {
 
 /// Takes what guestwire is on away from a guest with a TCP stream, gives it back, and all is as before.
 fn taken_away(way: Way, take: impl FnOnce(&Segment), give: impl FnOnce(&Segment), gone: &str, back: &str) {
-    const WHILE: u32 = 15;
+    // TCP waits twice as long after each try in vain, so it may notice late that the way is back.
+    const WHILE: u32 = 40;
     let _turn = Turn::wait();
     let segment = Segment::new(way, 1500);
     let mut daemon = segment.daemon(&[]);
@@ -212,10 +212,7 @@ fn taken_away(way: Way, take: impl FnOnce(&Segment), give: impl FnOnce(&Segment)
         let outcome = neighbour.run(&format!("ping -c 1 -W 1 {}", ip(SERVER)), COMMAND_WITHIN);
         if outcome.code == 0 { Ok(()) } else { Err(outcome) }
     });
-    for machine in [SERVER, HOST] {
-        ping_machine(&mut neighbour, machine);
-        segment.ping_guest(machine, &neighbour);
-    }
+    ping_machine(&mut neighbour, SERVER);
     let bytes = finish_iperf(&mut guest, stream, WHILE);
     assert!(bytes > 25_000_000, "the stream did not go on: {bytes} bytes");
     segment.data_both_ways(SERVER, &mut guest, 20, COMMAND_WITHIN);
