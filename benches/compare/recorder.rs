@@ -67,8 +67,11 @@ impl Recorder {
     }
 }
 
-/// A command with `DIR` for each temporary folder: they have other names each time.
+/// A command with `DIR` for each temporary folder, which has another name each time, `CACHE` for the lab's, and paths in
+/// the repository from its root.
 fn without_folders(line: &str) -> String {
+    let cache = std::env::var("HOME").unwrap_or_default() + "/.cache/guestwire";
+    let line = line.replace(concat!(env!("CARGO_MANIFEST_DIR"), "/"), "").replace(&cache, "CACHE");
     let prefix = std::env::temp_dir().join("guestwire-");
     let mut parts = line.split(prefix.to_str().unwrap());
     let first = parts.next().unwrap_or_default().to_owned();
