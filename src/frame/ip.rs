@@ -250,3 +250,68 @@ pub fn wants_long_head(head: &[u8]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An IPv6 frame whose headers are `first`, and then what these 8 bytes each say.
+    fn frame_v6(first: u8, headers: &[[u8; 8]]) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 8 * headers.len() as u8, first, 64]);
+        frame.extend_from_slice(&Ipv6Addr::LOCALHOST.octets());
+        frame.extend_from_slice(&Ipv6Addr::UNSPECIFIED.octets());
+        frame.extend_from_slice(&headers.concat());
+        frame
+    }
+
+    #[test]
+    fn extension_headers_are_followed_to_the_transport_or_a_later_fragment() {
+        let chain = |first, headers: &[[u8; 8]]| {
+            let chain = chain_v6(&frame_v6(first, headers), 14)?;
+            Some((chain.protocol, chain.transport, chain.fragment, chain.is_routed))
+        };
+        let (next_udp, next_fragment, next_routing) =
+            ([UDP, 0, 0, 0, 0, 0, 0, 0], [FRAGMENT; 8], [ROUTING, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(chain(UDP, &[]), Some((UDP, 54, Fragment::None, false)));
+        assert_eq!(chain(HOP_BY_HOP, &[next_udp]), Some((UDP, 62, Fragment::None, false)));
+        assert_eq!(chain(HOP_BY_HOP, &[next_routing, next_udp]), Some((UDP, 70, Fragment::None, true)));
+        let fragment = |next, offset_and_more| [next, 0, 0, offset_and_more, 0, 0, 0, 1];
+        assert_eq!(chain(FRAGMENT, &[fragment(ROUTING, 1), next_udp]), Some((UDP, 70, Fragment::First, true)));
+        assert_eq!(chain(FRAGMENT, &[fragment(ROUTING, 0), next_udp]), Some((UDP, 70, Fragment::First, true)));
+        assert_eq!(chain(FRAGMENT, &[fragment(ROUTING, 8), next_udp]), Some((ROUTING, 62, Fragment::Later, false)));
+        assert_eq!(chain(FRAGMENT, &[fragment(ROUTING, 1)]), None, "the first fragment lacks headers");
+        assert_eq!(chain(HOP_BY_HOP, &[next_fragment]), None, "a length of 45 units");
+        assert_eq!(chain(HOP_BY_HOP, &[[HOP_BY_HOP, 0, 0, 0, 0, 0, 0, 0]; 9]), None, "more than are looked through");
+        let layers = layers(&frame_v6(FRAGMENT, &[fragment(ROUTING, 1)])).unwrap();
+        assert_eq!((layers.protocol, layers.transport, layers.fragment), (ROUTING, 62, true), "offloads stop there");
+    }
+
+    #[test]
+    fn headers_are_read_as_they_were_written() {
+        let mut frame = vec![0x47, 0, 0, 40, 0, 1, 0x20, 0, 63, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        frame.extend_from_slice(&[1; 8]);
+        let header = HeaderV4 {
+            source: Ipv4Addr::new(10, 0, 0, 1),
+            destination: Ipv4Addr::new(10, 0, 0, 2),
+            ttl: 63,
+            protocol: UDP,
+            total_len: 40,
+            transport: 28,
+            fragment: Fragment::First,
+        };
+        assert_eq!(HeaderV4::parse(&frame, 0), Some(header));
+        assert_eq!(HeaderV4::parse(&frame[..27], 0), None);
+        let of = |flags: [u8; 2]| {
+            frame[6..8].copy_from_slice(&flags);
+            HeaderV4::parse(&frame, 0).map(|header| header.fragment)
+        };
+        let fragments = [[0x40, 0], [0x20, 0], [0x20, 1], [0, 1], [0x1f, 0xff]].map(of);
+        let (none, first, later) = (Some(Fragment::None), Some(Fragment::First), Some(Fragment::Later));
+        assert_eq!(fragments, [none, first, later, later, later]);
+        let header = HeaderV6::parse(&frame_v6(UDP, &[[0; 8]]), 14).unwrap();
+        assert_eq!((header.source, header.destination), (Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED));
+        assert_eq!((header.hop_limit, header.end), (64, 62));
+        assert_eq!(HeaderV6::parse(&frame_v6(UDP, &[])[..53], 14), None);
+    }
+}

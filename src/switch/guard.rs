@@ -138,8 +138,8 @@ impl Guard {
     }
 
     /// Judges a frame by a private copy of its first bytes: all, or [`crate::frame::FRAME_HEAD_MAX`] of them, or
-    /// [`crate::frame::FRAME_HEAD_SHORT`] where [`ip::wants_long_head`] is content with that. What lies beyond must not
-    /// be judged again later, and what was judged must be what is delivered.
+    /// [`crate::frame::FRAME_HEAD_SHORT`] where [`ip::wants_long_head`] is content with that. What was judged must be
+    /// what is delivered: bytes that are read from the guest's memory again may have changed.
     ///
     /// # Errors
     /// The counter of the reason why the frame must be dropped.

@@ -282,6 +282,14 @@ proptest! {
     }
 
     #[test]
+    fn a_short_head_is_enough_where_that_is_said(bytes in any_frame()) {
+        let (short, long) = (&bytes[..bytes.len().min(FRAME_HEAD_SHORT)], &bytes[..bytes.len().min(FRAME_HEAD_MAX)]);
+        if !ip::wants_long_head(short) {
+            prop_assert_eq!(guard(ALL).check(short), guard(ALL).check(long));
+        }
+    }
+
+    #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = (check(&mut guard(ALL), &bytes), guard(Settings { lock_mac: false, ..ALL }).check(&bytes));
     }

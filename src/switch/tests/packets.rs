@@ -180,7 +180,7 @@ pub(super) fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         _ => (V6, packet6(a6, b6, 43, &[&[17, 0, 4, 0, 0, 0, 0, 0][..], &udp(547, 546, b"x")].concat())),
     });
     let to = prop_oneof![Just(BROADCAST), (0u8..4).prop_map(mac)];
-    let tags = prop::collection::vec((prop_oneof![Just(0x8100u16), Just(0x88a8)], any::<u16>()), 0..2);
+    let tags = prop::collection::vec((prop_oneof![Just(0x8100u16), Just(0x88a8)], any::<u16>()), 0..=2);
     let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
     (to, (0u8..4).prop_map(mac), tags, bodies, damage, any::<prop::sample::Index>(), any::<bool>()).prop_map(
         |(to, from, tags, (kind, body), damage, cut, is_cut)| {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::packets::*;
 use crate::frame::prefix::{Prefix4, Prefix6};
+use crate::frame::{FRAME_HEAD_MAX, FRAME_HEAD_SHORT, ip};
 use crate::metrics::Counter::{self, *};
 use crate::switch::subnet_filter::SubnetFilter;
 
@@ -176,6 +177,15 @@ proptest! {
                 }
                 ref other => prop_assert!(false, "{other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_short_head_is_enough_where_that_is_said(bytes in any_frame()) {
+        let (short, long) = (&bytes[..bytes.len().min(FRAME_HEAD_SHORT)], &bytes[..bytes.len().min(FRAME_HEAD_MAX)]);
+        if !ip::wants_long_head(short) {
+            prop_assert_eq!(filter().check_guest(short), filter().check_guest(long));
+            prop_assert_eq!(filter().check_host(short), filter().check_host(long));
         }
     }
 
