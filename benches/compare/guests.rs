@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::extras::initrd_with_round_trips;
-use crate::process::run;
+use crate::machine::Watch;
 use crate::recorder::{Reading, Recorder};
 use crate::switches::{Side, Switch};
 use crate::vm::guest::{COMMAND_WITHIN, Guest, Plan, Vmm};
@@ -121,14 +121,16 @@ impl<'a> Load<'a> {
         let (a, b) = (start(1), start(2));
         recorder.command(&format!("{} on {}", self.name, side.name()), a.command_line());
         let (mut a, mut b) = (a.booted(), b.booted());
-        if let (true, Side::Guestwire, Some(pid)) = (self.options.apart, side, switch.pid()) {
-            run(&["taskset", "-a", "-c", "-p", "1", &pid.to_string()], &[]);
+        if self.options.apart {
+            switch.pin("1", recorder);
         }
         prepare(&mut a, &mut b);
         let wanted = |case: &Case| self.options.cases.as_ref().is_none_or(|cases| cases.contains(&case.name(false)));
         for &case in self.cases.iter().filter(|case| wanted(case)) {
             let name = case.name(self.options.apart);
-            for (metric, unit, value) in measure(case, &mut a, &mut b, self.options.seconds) {
+            let watch = Watch::begin();
+            let figures = measure(case, &mut a, &mut b, self.options.seconds, recorder);
+            for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
                 let side = side.name();
                 recorder.record(&Reading { load: self.name, case: &name, peer, pair, side, metric, unit, value });
             }
@@ -149,7 +151,7 @@ fn prepare(a: &mut Guest, b: &mut Guest) {
     }
 }
 
-fn measure(case: Case, a: &mut Guest, b: &mut Guest, seconds: u32) -> Vec<Figure> {
+fn measure(case: Case, a: &mut Guest, b: &mut Guest, seconds: u32, recorder: &mut Recorder) -> Vec<Figure> {
     let address = b.ip();
     let command = match case {
         Case::Tcp(streams) => format!("iperf3 -c {address} -t {seconds} -i 0 -J -P {streams}"),
@@ -159,6 +161,7 @@ fn measure(case: Case, a: &mut Guest, b: &mut Guest, seconds: u32) -> Vec<Figure
         }
         Case::RoundTrips => format!("round_trips ask {address} 7001 {seconds}"),
     };
+    recorder.command("guest 1", &command);
     let outcome = a.run(&command, COMMAND_WITHIN + Duration::from_secs(seconds.into()));
     let figures = json(&outcome.output).and_then(|json| match case {
         Case::Tcp(_) => tcp(&json),
@@ -195,5 +198,7 @@ fn udp(json: &Value) -> Option<Vec<Figure>> {
 
 fn round_trips(json: &Value) -> Option<Vec<Figure>> {
     let of = |name: &str| json.get(name)?.as_f64();
-    Some(vec![("p50", "µs", of("p50_us")?), ("p99", "µs", of("p99_us")?), ("count", "round trips", of("count")?)])
+    let times = [("p50", "p50_us"), ("p99", "p99_us"), ("p999", "p999_us"), ("max", "max_us")];
+    let times = times.into_iter().map(|(metric, name)| Some((metric, "µs", of(name)?)));
+    times.chain([Some(("count", "round trips", of("count")?))]).collect()
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::guests::{Figure, json};
+use crate::machine::Watch;
 use crate::process::{Process, busy_seconds, within};
 use crate::recorder::{Reading, Recorder};
 use crate::vm::daemon::Daemon;
@@ -53,7 +54,9 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
                 let lan = Lan::new(&lab, recorder);
                 let (_switch, mut guest) = lan.attach(*vmm, side, &lab, recorder);
                 for &&(case, direction) in &cases {
-                    for (metric, unit, value) in measure(&mut guest, direction, options.seconds) {
+                    let watch = Watch::begin();
+                    let figures = measure(&mut guest, direction, options.seconds);
+                    for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
                         recorder.record(&Reading { load: "lan", case, peer: PEER, pair, side, metric, unit, value });
                     }
                 }

@@ -1,6 +1,6 @@
 //! What a run ran on, and how quiet it was there.
 
-use std::fs::{OpenOptions, read_to_string};
+use std::fs::{OpenOptions, read_dir, read_to_string};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,12 +9,16 @@ use std::time::Instant;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use crate::guests::Figure;
 use crate::process::run;
+use crate::vm::lab::Lab;
 
 /// Round trips of a cache line that are timed at once.
 const BOUNCES: u32 = 20_000;
 /// Times that they are timed.
 const TIMES: usize = 11;
+/// The same before and after each side of a pair: 10 ms.
+const TIMES_BESIDE: usize = 3;
 
 /// Ticks of all processors together since the machine's start: all, and those that the host took away.
 struct Ticks {
@@ -29,6 +33,12 @@ impl Ticks {
         let ticks: Vec<u64> = line.split_whitespace().skip(1).map(|word| word.parse().unwrap()).collect();
         // user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in user already.
         Self { all: ticks[..8].iter().sum(), stolen: ticks[7] }
+    }
+
+    /// What the host has taken away since then, in percent.
+    fn stolen_since(&self) -> f64 {
+        let now = Self::now();
+        100.0 * (now.stolen - self.stolen) as f64 / (now.all - self.all).max(1) as f64
     }
 }
 
@@ -54,7 +64,8 @@ impl<'a> Machine<'a> {
             format!("kernel: {}", run(&["uname", "-sr"], &[]).trim()),
             format!("compiler: {}", run(&["rustc", "--version"], &[]).trim()),
             format!("commit: {}", run(&["git", "rev-parse", "HEAD"], &[]).trim()),
-            bounce(),
+            programs(),
+            bounce_line(),
         ]);
         machine
     }
@@ -67,21 +78,60 @@ impl<'a> Machine<'a> {
 
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
-        let end = Ticks::now();
-        let (all, stolen) = (end.all - self.begin.all, end.stolen - self.begin.stolen);
-        let share = 100.0 * stolen as f64 / all.max(1) as f64;
-        self.write(&[bounce(), format!("taken away by the host meanwhile: {share:.2} %\nend\n")]);
+        let share = self.begin.stolen_since();
+        self.write(&[bounce_line(), format!("taken away by the host meanwhile: {share:.2} %\nend\n")]);
     }
 }
 
-/// How long a cache line takes from core 0 to core 1 and back.
-fn bounce() -> String {
-    if std::thread::available_parallelism().is_ok_and(|cores| cores.get() < 2) {
-        return "core 0 to core 1 and back: there is one core only".to_owned();
+/// The packages that the peers and the guests are of, as the lab has unpacked them.
+fn programs() -> String {
+    const OF_INTEREST: &[&str] =
+        &["dpdk", "openvswitch-switch-dpdk", "qemu-system-x86", "user-mode-linux", "linux-image-cloud", "iperf3"];
+    let peers = Path::new(Lab::prepared_for("bench").get("PEERS")).to_owned();
+    let cache = read_dir(peers.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let made = cache.filter(|path| path.extension().is_some_and(|extension| extension == "made"));
+    let mut packages: Vec<String> = made
+        .flat_map(|path| read_to_string(path).unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|file| file.ends_with(".deb"))
+        .filter(|file| OF_INTEREST.iter().any(|name| file.starts_with(name) && !file.starts_with("dpdk-")))
+        .map(|file| file.trim_end_matches(".deb").replace("%3a", ":"))
+        .collect();
+    packages.sort();
+    packages.dedup();
+    format!("packages: {}", packages.join(" "))
+}
+
+fn bounce_line() -> String {
+    format!("core 0 to core 1 and back: {:.0} ns", bounce(TIMES))
+}
+
+/// How long a cache line takes from core 0 to core 1 and back, in nanoseconds: the median of so many times.
+fn bounce(times: usize) -> f64 {
+    let mut measured: Vec<f64> = (0..times).map(|_| bounce_once()).collect();
+    measured.sort_by(f64::total_cmp);
+    measured[times / 2]
+}
+
+/// The readings that tell how the machine was: a cache line from core to core and back, and what the host took away.
+pub(crate) const WATCHED: [&str; 3] = ["bounce-before", "bounce-after", "stolen"];
+
+/// How the machine is before and after one side of a pair, so that a reading far from the others can be understood.
+pub(crate) struct Watch {
+    begin: Ticks,
+    bounce_ns: f64,
+}
+
+impl Watch {
+    pub(crate) fn begin() -> Self {
+        Self { bounce_ns: bounce(TIMES_BESIDE), begin: Ticks::now() }
     }
-    let mut times: Vec<f64> = (0..TIMES).map(|_| bounce_once()).collect();
-    times.sort_by(f64::total_cmp);
-    format!("core 0 to core 1 and back: {:.0} ns", times[TIMES / 2])
+
+    /// What it was like, as readings beside the others.
+    pub(crate) fn end(self) -> [Figure; 3] {
+        let stolen = self.begin.stolen_since();
+        let [before, after, share] = WATCHED;
+        [(before, "ns", self.bounce_ns), (after, "ns", bounce(TIMES_BESIDE)), (share, "%", stolen)]
+    }
 }
 
 fn bounce_once() -> f64 {

@@ -147,6 +147,8 @@ fn main() {
         let mut recorder = Recorder::new(&folder);
         let _pages = HugePages::take();
         let _machine = Machine::begin(&folder);
+        let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+        recorder.command("begun with", &format!("benches/compare/run.sh {}", words.join(" ")));
         for &load in loads {
             arguments.run(load, &mut recorder);
         }

@@ -15,6 +15,9 @@ const DATABASE_WITHIN: Duration = Duration::from_secs(10);
 const START_WITHIN: Duration = Duration::from_secs(120);
 /// The socket that it answers questions on.
 const CONTROL: &str = "control.sock";
+/// How ports are added, as one would type it.
+const ADD_PORT: &str =
+    "add-port br0 pN -- set Interface pN type=dpdkvhostuser (or dpdkvhostuserclient options:vhost-server-path=SOCKET)";
 /// MiB of huge pages: with less, its pool of buffers leaves nothing for the tables of a port.
 const MEMORY: u32 = 3072;
 
@@ -56,7 +59,10 @@ impl Ovs {
         recorder.command("ovs", &words.join(" "));
         let switch = Process::start(&words.each_ref().map(String::as_str), &environment);
         let mut ovs = Self { switch, _database: database, folder, programs, environment };
-        ovs.set(&["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"]);
+        let bridge = ["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"];
+        recorder.command("ovs-vsctl", &bridge.join(" "));
+        recorder.command("ovs-vsctl, for each port", ADD_PORT);
+        ovs.set(&bridge);
         ovs
     }
 
@@ -82,8 +88,9 @@ impl Ovs {
     }
 
     /// Lets frames for an MTU of `mtu` pass through so many of its listening ports.
-    pub(crate) fn set_mtu(&mut self, ports: usize, mtu: usize) {
+    pub(crate) fn set_mtu(&mut self, ports: usize, mtu: usize, recorder: &mut Recorder) {
         let request = format!("mtu_request={mtu}");
+        recorder.command("ovs-vsctl, for each port", &format!("set Interface pN {request}"));
         for port in 0..ports {
             self.set(&["set", "Interface", &format!("p{port}"), &request]);
         }

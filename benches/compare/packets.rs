@@ -9,12 +9,14 @@ use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::machine::Watch;
 use crate::ovs::Ovs;
-use crate::process::run as run_program;
 use crate::recorder::{Reading, Recorder};
+use crate::switches::pin;
 use crate::testpmd::Testpmd;
 use crate::vm::daemon::Daemon;
 use crate::vm::lab::Lab;
@@ -25,8 +27,6 @@ const BURSTS: u32 = 16;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Times that the first frames may be lost.
 const ATTEMPTS: u32 = 5;
-/// Clock ticks of `/proc/PID/stat`, each second, on every Linux.
-const TICKS: f64 = 100.0;
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ impl Switch {
                 recorder
                     .command("guestwire", &format!("guestwire internal --socket-path net.sock {}", options.join(" ")));
                 let daemon = Daemon::with(&options);
-                run_program(&["taskset", "-a", "-c", "-p", "1", &daemon.pid().to_string()], &[]);
+                pin(&daemon, "1", recorder);
                 let sockets = vec![daemon.socket(); 2];
                 (Self::Guestwire { daemon, statistics }, sockets)
             }
@@ -69,7 +69,7 @@ impl Switch {
             "ovs" => {
                 let mut ovs = Ovs::start(lab, false, recorder);
                 let sockets = ovs.add_listening_ports(2);
-                ovs.set_mtu(2, size.max(1500));
+                ovs.set_mtu(2, size.max(1500), recorder);
                 (Self::Ovs(Box::new(ovs)), sockets)
             }
             other => panic!("{other} is no peer of the load packets"),
@@ -126,7 +126,7 @@ fn used(pid: u32) -> f64 {
     let stat = read_to_string(format!("/proc/{pid}/stat")).expect("the switch runs");
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().unwrap()).sum();
-    ticks / TICKS
+    ticks / sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as f64
 }
 
 /// Each size beside each peer.
@@ -138,7 +138,9 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
                 for side in ["guestwire", peer] {
                     eprintln!("packets {size} B, {peer}: pair {} of {}, {side}", pair + 1, options.pairs);
                     let case = size.to_string();
-                    for (metric, unit, value) in measure(side, *size, false, options.seconds, &lab, recorder) {
+                    let watch = Watch::begin();
+                    let figures = measure(side, *size, false, options.seconds, &lab, recorder);
+                    for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
                         let load = "packets";
                         recorder.record(&Reading { load, case: &case, peer, pair, side, metric, unit, value });
                     }
@@ -148,18 +150,21 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     }
 }
 
-/// Has frames go round. A switch may lose the first ones: Open vSwitch takes a moment to know its ports.
-fn begin(driver: &mut Testpmd) {
+/// Has frames go round. A switch may lose the first ones: Open vSwitch takes a moment to know its ports. Returns how
+/// often it took: more than once, and there may be more frames on their way.
+fn begin(driver: &mut Testpmd, recorder: &mut Recorder) -> u32 {
     std::thread::sleep(WARM_UP);
-    for _ in 0..ATTEMPTS {
+    recorder.command("driver, told", &format!("start tx_first {BURSTS}"));
+    for attempt in 1..=ATTEMPTS {
         driver.send(BURSTS);
         std::thread::sleep(WARM_UP);
         let before = driver.received().0;
         std::thread::sleep(WARM_UP / 4);
         if driver.received().0 > before {
-            return;
+            return attempt;
         }
     }
+    panic!("no frame comes back");
 }
 
 /// What packed rings gain: testpmd as driver and as switch, both DPDK's, with packed rings and with split ones.
@@ -169,8 +174,9 @@ pub(crate) fn run_packed(options: &Options, recorder: &mut Recorder) {
         for pair in 0..options.pairs {
             for side in ["packed", "split"] {
                 let case = size.to_string();
+                let watch = Watch::begin();
                 let figures = measure("testpmd", *size, side == "packed", options.seconds, &lab, recorder);
-                for (metric, unit, value) in figures {
+                for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
                     let (load, peer) = ("packed", "split");
                     recorder.record(&Reading { load, case: &case, peer, pair, side, metric, unit, value });
                 }
@@ -191,7 +197,7 @@ fn measure(
     let (mut switch, sockets) = Switch::start(side, size, lab, folder.path(), recorder);
     let (mut driver, line) = Testpmd::driver(lab, &sockets, size, packed);
     recorder.command("driver", &line);
-    begin(&mut driver);
+    let starts = begin(&mut driver, recorder);
     let (work, cpu, begin) = (switch.count_work(), used(switch.pid()), driver.received());
     std::thread::sleep(Duration::from_secs(seconds.into()));
     let end = driver.received();
@@ -200,7 +206,7 @@ fn measure(
     assert!(frames > 0.0, "nothing passes through {side}");
     let mean = (end.1 - begin.1) as f64 / frames;
     assert!((mean - size as f64).abs() < 8.0, "frames of {size} bytes were sent, and of {mean:.0} received");
-    let mut figures = vec![("rate", "Mpps", frames / elapsed / 1e6), ("core", "cores", cpu / elapsed)];
-    figures.extend(switch.busy_ns(work).map(|ns| ("busy", "ns", ns)));
-    figures
+    let busy = switch.busy_ns(work).unwrap_or_else(|| panic!("{side} does not tell what a frame costs it"));
+    let rate = ("rate", "Mpps", frames / elapsed / 1e6);
+    vec![rate, ("core", "cores", cpu / elapsed), ("busy", "ns", busy), ("starts", "times", starts.into())]
 }

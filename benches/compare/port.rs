@@ -210,6 +210,20 @@ impl Port {
         count
     }
 
+    /// Receives, and returns how many frames were for this port alone, not for a group.
+    pub(crate) fn receive_own(&mut self) -> u16 {
+        let before = self.receive.avail;
+        let count = self.receive(u16::MAX);
+        // A slot's frame stays where it is until the device has come round.
+        let is_own = |n: &u16| {
+            let slot = usize::from(before.wrapping_add(*n) & (self.size - 1));
+            let mut first = [0];
+            self.memory.read(self.buffer(&self.receive, slot) + HEADER, &mut first);
+            first[0] & 1 == 0
+        };
+        (0..count).filter(is_own).count() as u16
+    }
+
     /// Counts anew.
     pub(crate) fn forget(&mut self) {
         (self.sent, self.received) = (0, 0);

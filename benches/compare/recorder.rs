@@ -67,15 +67,21 @@ impl Recorder {
     }
 }
 
-/// A command with `DIR` for each temporary folder, which has another name each time, `CACHE` for the lab's, and paths in
-/// the repository from its root.
+/// A command with `DIR` for each temporary folder, which has another name each time, `CACHE` for the lab's, and paths
+/// in the repository from its root.
 fn without_folders(line: &str) -> String {
     let cache = std::env::var("HOME").unwrap_or_default() + "/.cache/guestwire";
     let line = line.replace(concat!(env!("CARGO_MANIFEST_DIR"), "/"), "").replace(&cache, "CACHE");
     let prefix = std::env::temp_dir().join("guestwire-");
     let mut parts = line.split(prefix.to_str().unwrap());
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |line, rest| line + "DIR" + rest.find(['/', ' ', ',']).map_or("", |end| &rest[end..]))
+    let line = parts.fold(first, |line, rest| line + "DIR" + rest.find(['/', ' ', ',']).map_or("", |end| &rest[end..]));
+    // Namespaces are entered by the number of a process that is in them.
+    let words = line.split(' ').scan(false, |is_number, word| {
+        let shown = if std::mem::replace(is_number, word == "--target") { "PID" } else { word };
+        Some(shown)
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The folder of a run that begins now: the day and the commit, with a mark if the tree is not as committed.

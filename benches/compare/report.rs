@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::machine::WATCHED;
 use crate::plot;
 use crate::ratios::{Figures, Row, in_order, percentile, read};
 use crate::targets::target_of;
@@ -15,11 +16,13 @@ pub(crate) fn write(folder: &Path) {
         "# What the readings amount to\n\n\
          Made from `readings.csv` by `benches/compare/run.sh report`. Medians of each side; guestwire (in the load\n\
          packed, packed rings) divided by the peer pair by pair: its median, 10th and 90th percentile. The machine is\n\
-         in `machine.txt`, the commands are in `commands.txt`.\n\n\
+         in `machine.txt`, and how far its cores were from each other beside each reading in `readings.csv`; the\n\
+         commands are in `commands.txt`.\n\n\
          | load | case | peer | metric | guestwire | peer | ratio | 10 % | 90 % | pairs | target |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for (row, figures) in in_order(&rows) {
+    // How the machine was beside each reading is for who asks why one is far from the others.
+    for (row, figures) in in_order(&rows).into_iter().filter(|(row, _)| !WATCHED.contains(&row.metric.as_str())) {
         line(&mut text, row, figures);
     }
     let path = folder.join("summary.md");

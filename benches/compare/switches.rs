@@ -58,7 +58,7 @@ pub(crate) struct Switch {
 enum Running {
     Guestwire(Daemon),
     Bridge(Process),
-    Ovs { _filters: Vec<Filter>, ovs: Ovs },
+    Ovs { _filters: Vec<Filter>, _ovs: Ovs },
 }
 
 impl Switch {
@@ -79,7 +79,7 @@ impl Switch {
                     filters.push(Filter::start(&backend, &frontend, NOT_FOR_USER_MODE_LINUX).unwrap());
                     ovs.add_connecting_port(&format!("p{number}"), &backend);
                 }
-                Running::Ovs { _filters: filters, ovs }
+                Running::Ovs { _filters: filters, _ovs: ovs }
             }
         };
         Self { running, folder }
@@ -97,12 +97,10 @@ impl Switch {
         }
     }
 
-    /// The process that switches, if there is one.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        match &self.running {
-            Running::Guestwire(daemon) => Some(daemon.pid()),
-            Running::Bridge(_) => None,
-            Running::Ovs { ovs, .. } => Some(ovs.pid()),
+    /// Has guestwire's threads, if it is that, run on one core.
+    pub(crate) fn pin(&self, core: &str, recorder: &mut Recorder) {
+        if let Running::Guestwire(daemon) = &self.running {
+            pin(daemon, core, recorder);
         }
     }
 
@@ -110,6 +108,12 @@ impl Switch {
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Has guestwire's threads run on these cores, and those that it makes.
+pub(crate) fn pin(daemon: &Daemon, cores: &str, recorder: &mut Recorder) {
+    recorder.command("guestwire", &format!("taskset -a -c -p {cores} PID"));
+    run(&["taskset", "-a", "-c", "-p", cores, &daemon.pid().to_string()], &[]);
 }
 
 /// A bridge with the tap devices `t1` and `t2`, in a network namespace that a process holds: the machine's own network
