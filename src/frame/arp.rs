@@ -47,6 +47,19 @@ impl Arp {
             target: address(24),
         })
     }
+
+    /// The address that the sender says it has, or is about to take: a probe names it as its target (RFC 5227, 2.1.1).
+    #[inline]
+    pub fn claimed(&self) -> Ipv4Addr {
+        let is_probe = self.sender.is_unspecified() && self.operation == REQUEST;
+        if is_probe { self.target } else { self.sender }
+    }
+
+    /// The message, as it is sent.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let (sender, target) = (self.sender.octets(), self.target.octets());
+        [&KINDS[..], &self.operation.to_be_bytes(), &self.sender_mac.0, &sender, &self.target_mac.0, &target].concat()
+    }
 }
 
 #[cfg(test)]
@@ -65,6 +78,15 @@ mod tests {
             target: Ipv4Addr::new(10, 0, 0, 2),
         };
         assert_eq!(Arp::parse(&bytes, 0), Some(arp));
+        assert_eq!(arp.to_bytes(), bytes);
+        let unspecified = Ipv4Addr::UNSPECIFIED;
+        let claimed = [
+            arp,
+            Arp { operation: REQUEST, ..arp },
+            Arp { operation: REQUEST, sender: unspecified, ..arp },
+            Arp { sender: unspecified, ..arp },
+        ];
+        assert_eq!(claimed.map(|arp| arp.claimed()), [arp.sender, arp.sender, arp.target, unspecified]);
         assert_eq!(Arp::parse(&bytes[..27], 0), None);
         assert_eq!(Arp::parse(&bytes, 1), None);
         for (at, value) in [(1, 6), (2, 9), (4, 8), (5, 16), (4, 0), (5, 0), (6, 1), (7, 0), (7, 3)] {

@@ -19,9 +19,11 @@ pub const FLAGS: usize = 10;
 pub const BROADCAST: u16 = 0x8000;
 
 /// `htype` and `hlen` of Ethernet.
-const ETHERNET: [u8; 2] = [1, 6];
-const COOKIE: [u8; 4] = [99, 130, 83, 99];
-const OPTIONS: usize = 240;
+pub const ETHERNET: [u8; 2] = [1, 6];
+/// What stands before the options (RFC 2131, 3).
+pub const COOKIE: [u8; 4] = [99, 130, 83, 99];
+/// Where the options start, in bytes from the start of the message.
+pub const OPTIONS: usize = 240;
 const OPTION_PAD: u8 = 0;
 const OPTION_MESSAGE_TYPE: u8 = 53;
 const OPTION_END: u8 = 255;

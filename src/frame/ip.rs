@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::FRAME_HEAD_SHORT;
 use super::ethernet::{TYPE_IPV4, TYPE_IPV6, be16, network};
 
 /// Protocol number of ICMP.
@@ -16,7 +15,7 @@ pub const UDP: u8 = 17;
 /// Protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 /// Bytes of an IPv4 header without options.
-const HEADER_V4_LEN: usize = 20;
+pub const HEADER_V4_LEN: usize = 20;
 /// Bytes of an IPv6 header.
 pub const HEADER_V6_LEN: usize = 40;
 const HOP_BY_HOP: u8 = 0;
@@ -234,21 +233,6 @@ impl HeaderV6 {
 #[inline]
 pub fn ports(head: &[u8], transport: usize) -> Option<(u16, u16)> {
     Some((be16(head, transport)?, be16(head, transport + 2)?))
-}
-
-/// Whether a filter must see up to [`super::FRAME_HEAD_MAX`] bytes of the frame that begins with `head`, which is at
-/// least [`FRAME_HEAD_SHORT`] bytes or all there is, to judge it: IPv4 with options, and IPv6 with anything but TCP or
-/// UDP right behind its header.
-#[inline]
-pub fn wants_long_head(head: &[u8]) -> bool {
-    match network(head) {
-        Some((TYPE_IPV4, at)) => head.get(at) != Some(&0x45),
-        Some((TYPE_IPV6, at)) => {
-            let ends_early = at + HEADER_V6_LEN + 4 <= FRAME_HEAD_SHORT;
-            !ends_early || !matches!(head.get(at + 6), Some(&(TCP | UDP)))
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -10,16 +10,12 @@ pub mod flow;
 pub mod ip;
 pub mod ndp;
 pub mod offload;
-pub mod prefix;
 pub mod segment;
 pub mod vnet;
 
 /// Bytes of a frame that [`offload::validate`] wants to see: Ethernet with two VLAN tags, IPv6 with extension headers
 /// of up to 134 bytes, TCP with all its options.
 pub const FRAME_HEAD_MAX: usize = 14 + 8 + 40 + 134 + 60;
-
-/// Bytes of a frame, or all of a shorter one, that a filter gets to see unless [`ip::wants_long_head`] says otherwise.
-pub const FRAME_HEAD_SHORT: usize = 64;
 
 #[cfg(test)]
 mod tests;

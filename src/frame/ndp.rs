@@ -2,6 +2,8 @@
 
 use std::net::Ipv6Addr;
 
+use super::ethernet::MacAddr;
+
 /// ICMPv6 type of a router solicitation.
 pub const ROUTER_SOLICITATION: u8 = 133;
 /// ICMPv6 type of a router advertisement.
@@ -19,14 +21,22 @@ pub const LISTENER_DONE: u8 = 132;
 /// ICMPv6 type of the report of version 2 (RFC 3810).
 pub const LISTENER_REPORT_2: u8 = 143;
 
-const SOURCE_LINK_LAYER: u8 = 1;
-const TARGET_LINK_LAYER: u8 = 2;
+/// Type of the option with the sender's link-layer address.
+pub const SOURCE_LINK_LAYER: u8 = 1;
+/// Type of the option with the target's link-layer address.
+pub const TARGET_LINK_LAYER: u8 = 2;
 /// Options are counted in units of so many bytes, and an Ethernet address takes one unit.
 const UNIT: usize = 8;
 
 /// A list of options that contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
+
+/// The last 64 bits of the addresses that an interface with this MAC address makes of it (RFC 4291, appendix A).
+pub fn interface_id(mac: MacAddr) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac.0;
+    [a ^ 2, b, c, 0xff, 0xfe, d, e, f]
+}
 
 /// Where the options of a message start, in bytes from its ICMPv6 header. `None` for what is not neighbour discovery.
 pub fn options_start(kind: u8) -> Option<usize> {
@@ -44,6 +54,19 @@ pub fn target(message: &[u8]) -> Option<Ipv6Addr> {
     message.get(8..24)?.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes))
 }
 
+/// The option at `at` of `message`, which is a whole message, with its type and its length. `None` at the end.
+///
+/// # Errors
+/// When it has no length or goes on beyond the message.
+pub fn option(message: &[u8], at: usize) -> Result<Option<&[u8]>, Malformed> {
+    if at == message.len() {
+        return Ok(None);
+    }
+    let rest = message.get(at..).ok_or(Malformed)?;
+    let units = *rest.get(1).ok_or(Malformed)?;
+    rest.get(..usize::from(units) * UNIT).filter(|option| !option.is_empty()).map(Some).ok_or(Malformed)
+}
+
 /// Where the address of the next source or target link-layer address option is, in bytes from the start of `message`,
 /// which is a whole message. `at` is where options start, or goes on: the end of the address that was found before.
 ///
@@ -51,16 +74,11 @@ pub fn target(message: &[u8]) -> Option<Ipv6Addr> {
 /// When an option has no length or goes on beyond the message, or its address is not Ethernet's.
 pub fn link_layer_address(message: &[u8], mut at: usize) -> Result<Option<usize>, Malformed> {
     // Each round goes forward by a unit at least.
-    while at != message.len() {
-        let [kind, units] = *message.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Malformed)?;
-        let len = usize::from(units) * UNIT;
-        if len == 0 || message.len() - at < len {
-            return Err(Malformed);
+    while let Some(option) = option(message, at)? {
+        if matches!(option[0], SOURCE_LINK_LAYER | TARGET_LINK_LAYER) {
+            return if option.len() == UNIT { Ok(Some(at + 2)) } else { Err(Malformed) };
         }
-        if matches!(kind, SOURCE_LINK_LAYER | TARGET_LINK_LAYER) {
-            return if len == UNIT { Ok(Some(at + 2)) } else { Err(Malformed) };
-        }
-        at += len;
+        at += option.len();
     }
     Ok(None)
 }

@@ -14,7 +14,8 @@ pub const SEGMENT_SIZE_MIN: usize = 48;
 pub const SMALL_SEGMENTS_MAX: usize = 128;
 /// Where the checksum is in a TCP header.
 const TCP_CHECKSUM: u16 = 16;
-const UDP_HEADER_LEN: usize = 8;
+/// Bytes of a UDP header.
+pub const UDP_HEADER_LEN: usize = 8;
 
 /// The offloads that one side has negotiated: as a sender what it may ask of us, as a receiver what it takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -244,6 +245,21 @@ impl Offload {
             Offload::Checksum(at) => Some(*at),
             Offload::Segment(gso) => Some(gso.checksum()),
         }
+    }
+
+    /// Whether what is left to be completed is nothing but the transport's own checksum. Completing it writes the sum
+    /// of any bytes to where the sender says, after the frame was judged: elsewhere that could be an address in ARP, a
+    /// port, or a type of ICMPv6. Whoever judges frames by such things must refuse the others. Linux leaves no other
+    /// checksums to a device than TCP's and UDP's in whole packets.
+    pub fn is_transport_checksum(&self, head: &[u8]) -> bool {
+        let Offload::Checksum(at) = self else { return true };
+        let Some(layers) = ip::layers(head).filter(|layers| !layers.fragment) else { return false };
+        let offset = match layers.protocol {
+            TCP => TCP_CHECKSUM,
+            UDP => UDP_CHECKSUM,
+            _ => return false,
+        };
+        usize::from(at.start) == layers.transport && at.offset == offset
     }
 
     /// A header of our own for a receiver that takes the frame as it is. Nothing in it is the sender's word alone.

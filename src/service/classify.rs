@@ -2,32 +2,22 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::arp::{self, TYPE_ARP};
-use super::ndp;
-use super::packet::ICMPV6;
 use super::settings::Settings;
-use crate::frame::ethernet::{self, HEADER_LEN, MacAddr, TYPE_IPV4, TYPE_IPV6};
-use crate::frame::ip::{self, Layers, UDP, Version};
+use crate::frame::arp::Arp;
+use crate::frame::dhcp::{SERVER_PORT, SERVER_PORT_V6};
+use crate::frame::ethernet::{self, HEADER_LEN, MacAddr, TYPE_ARP, TYPE_IPV4, TYPE_IPV6, be16};
+use crate::frame::ip::{self, Fragment, HeaderV4, HeaderV6, ICMP, ICMPV6, UDP};
+use crate::frame::ndp;
 use crate::metrics::Counter;
 
-/// Ports of DHCP (RFC 2131 4.1) and DHCPv6 (RFC 8415 7.2).
-pub(super) const DHCP_SERVER: u16 = 67;
-pub(super) const DHCP_CLIENT: u16 = 68;
-pub(super) const DHCP6_SERVER: u16 = 547;
-pub(super) const DHCP6_CLIENT: u16 = 546;
 pub(super) const ECHO_REQUEST: u8 = 8;
 pub(super) const ECHO_REQUEST_V6: u8 = 128;
 pub(super) const ECHO_REPLY_V6: u8 = 129;
-const ICMP: u8 = 1;
-/// A message of neighbour discovery that only routers send.
-const REDIRECT: u8 = 137;
 /// Where clients of DHCPv6 look for servers, and hosts for routers: ff02::1:2 and ff02::2.
 const ALL_DHCP6_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 1, 0, 2]);
 const ALL_ROUTERS_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 2]);
 /// IPv4's version, and a header without options.
 const PLAIN_V4: u8 = 0x45;
-/// Headers of IPv6 that other headers follow.
-const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
 
 /// What a frame asks of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +29,6 @@ pub(super) enum Ask {
     Router,
     Neighbour,
     EchoV6,
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }
 
 fn ip4(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
@@ -69,8 +55,8 @@ impl Settings {
         let to = MacAddr::destination_of(head)?;
         match be16(head, 12)? {
             TYPE_ARP if self.answers_for_gateway => {
-                let packet = arp::Packet::parse(head, HEADER_LEN)?;
-                self.is_server_v4(Some(packet.target)).then_some(Ask::Arp)
+                let arp = Arp::parse(head, HEADER_LEN)?;
+                self.is_server_v4(Some(arp.target)).then_some(Ask::Arp)
             }
             TYPE_IPV4 if self.v4.is_some() => self.asks_v4(head, to),
             TYPE_IPV6 if self.v6.is_some() => self.asks_v6(head, to),
@@ -85,7 +71,7 @@ impl Settings {
         }
         let for_us = to == self.server_mac;
         match *head.get(23)? {
-            UDP if for_us || to.is_broadcast() => (be16(head, 36)? == DHCP_SERVER).then_some(Ask::Dhcp),
+            UDP if for_us || to.is_broadcast() => (be16(head, 36)? == SERVER_PORT).then_some(Ask::Dhcp),
             ICMP if for_us && self.answers_for_gateway && self.is_server_v4(ip4(head, 30)) => {
                 (*head.get(34)? == ECHO_REQUEST).then_some(Ask::Echo)
             }
@@ -96,7 +82,7 @@ impl Settings {
     fn asks_v6(&self, head: &[u8], to: MacAddr) -> Option<Ask> {
         let for_us = to == self.server_mac;
         match (*head.get(20)?, *head.get(54)?) {
-            (UDP, _) if for_us || to == ALL_DHCP6_MAC => (be16(head, 56)? == DHCP6_SERVER).then_some(Ask::Dhcp6),
+            (UDP, _) if for_us || to == ALL_DHCP6_MAC => (be16(head, 56)? == SERVER_PORT_V6).then_some(Ask::Dhcp6),
             (ICMPV6, ndp::ROUTER_SOLICITATION) if for_us || to == ALL_ROUTERS_MAC => Some(Ask::Router),
             (ICMPV6, ndp::NEIGHBOUR_SOLICITATION) if self.answers_for_gateway => {
                 self.is_server_v6(ndp::target(head.get(54..)?)).then_some(Ask::Neighbour)
@@ -122,9 +108,10 @@ impl Settings {
         ours || self.asks(head).is_some()
     }
 
-    /// Why a guest may not send the frame that begins with `head`, if it may not. `head` is the first
-    /// [`FRAME_HEAD_MAX`](crate::frame::FRAME_HEAD_MAX) bytes, or the whole frame. Not to be asked for frames that come
-    /// from the host.
+    /// Why a guest may not send the frame that begins with `head`, if it may not: it speaks for the server. What other
+    /// servers and routers would say is the business of the port's [`Guard`](crate::switch::guard::Guard). `head` is
+    /// the first [`FRAME_HEAD_MAX`](crate::frame::FRAME_HEAD_MAX) bytes, or the whole frame. Not to be asked for frames
+    /// that come from the host.
     pub fn offence(&self, head: &[u8]) -> Option<Counter> {
         if MacAddr::source_of(head)? == self.server_mac {
             return Some(Counter::DropTxSpoofedServer);
@@ -133,57 +120,28 @@ impl Settings {
         if ethernet::vlan_id(head).is_some_and(|id| id != 0) {
             return None;
         }
-        match ethernet::network(head)? {
-            (TYPE_ARP, at) => {
-                let claims = arp::Packet::parse(head, at).is_some_and(|packet| self.is_server_v4(Some(packet.sender)));
-                claims.then_some(Counter::DropTxSpoofedServer)
+        let is_spoofed = match ethernet::network(head)? {
+            (TYPE_ARP, at) => self.is_server_v4(Arp::parse(head, at).map(|arp| arp.sender)),
+            (TYPE_IPV4, at) => self.is_server_v4(HeaderV4::parse(head, at).map(|header| header.source)),
+            (TYPE_IPV6, at) if self.v6.is_some() => {
+                // A message that is hidden behind more headers than can be seen is not let through (RFC 7113 2).
+                let Some(speaks_for) = speaks_for_v6(head, at) else { return Some(Counter::DropTxBadPacket) };
+                speaks_for.into_iter().any(|address| self.is_server_v6(address))
             }
-            (TYPE_IPV4, at) if self.v4.is_some() => self.offence_v4(head, at),
-            (TYPE_IPV6, at) if self.v6.is_some() => self.offence_v6(head, at),
-            _ => None,
-        }
-    }
-
-    fn offence_v4(&self, head: &[u8], at: usize) -> Option<Counter> {
-        if self.is_server_v4(ip4(head, at + 12)) {
-            return Some(Counter::DropTxSpoofedServer);
-        }
-        if *head.get(at + 9)? != UDP {
-            return None;
-        }
-        let layers = ip::layers(head).filter(|layers| is_first(head, layers))?;
-        (be16(head, layers.transport + 2)? == DHCP_CLIENT).then_some(Counter::DropTxRogueServer)
-    }
-
-    fn offence_v6(&self, head: &[u8], at: usize) -> Option<Counter> {
-        if self.is_server_v6(ip6(head, at + 8)) {
-            return Some(Counter::DropTxSpoofedServer);
-        }
-        // A message that is hidden behind more headers than can be seen is not let through (RFC 7113 2).
-        let Some(layers) = ip::layers(head) else { return Some(Counter::DropTxRogueServer) };
-        if !is_first(head, &layers) {
-            return None;
-        }
-        let is_rogue = match layers.protocol {
-            UDP => be16(head, layers.transport + 2)? == DHCP6_CLIENT,
-            ICMPV6 => match *head.get(layers.transport)? {
-                ndp::NEIGHBOUR_ADVERTISEMENT if self.is_server_v6(ndp::target(head.get(layers.transport..)?)) => {
-                    return Some(Counter::DropTxSpoofedServer);
-                }
-                kind => matches!(kind, ndp::ROUTER_ADVERTISEMENT | REDIRECT),
-            },
-            protocol => layers.fragment && EXTENSIONS.contains(&protocol),
+            _ => return None,
         };
-        is_rogue.then_some(Counter::DropTxRogueServer)
+        is_spoofed.then_some(Counter::DropTxSpoofedServer)
     }
 }
 
-/// Whether the packet is none of a fragmented one's later parts, which have no header to be judged by.
-fn is_first(head: &[u8], layers: &Layers) -> bool {
-    let offset = match layers.version {
-        Version::V4 => be16(head, layers.network + 6).map(|word| word & 0x1fff),
-        // The header of the fragment ends where the transport's begins; its offset is in the third and fourth byte.
-        Version::V6 => be16(head, layers.transport.saturating_sub(6)).map(|word| word >> 3),
-    };
-    !layers.fragment || offset == Some(0)
+/// The addresses that the sender of an IPv6 packet says it has: its source, and the target of an advertisement. `None`
+/// when not all headers can be seen.
+fn speaks_for_v6(head: &[u8], at: usize) -> Option<[Option<Ipv6Addr>; 2]> {
+    let (header, chain) = (HeaderV6::parse(head, at)?, ip::chain_v6(head, at)?);
+    if chain.protocol != ICMPV6 || chain.fragment == Fragment::Later {
+        return Some([Some(header.source), None]);
+    }
+    let message = head.get(chain.transport..)?;
+    let is_advertisement = *message.first()? == ndp::NEIGHBOUR_ADVERTISEMENT;
+    Some([Some(header.source), if is_advertisement { Some(ndp::target(message)?) } else { None }])
 }

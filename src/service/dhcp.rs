@@ -68,12 +68,19 @@ struct Asker<'a> {
     now: u64,
 }
 
+impl Asker<'_> {
+    /// Whether a binding is the client's own.
+    fn owns(self, binding: &Binding) -> bool {
+        binding.is_of(self.port, &self.request.client, self.request.mac, self.now)
+    }
+}
+
 impl Server {
     /// A server with leases that it kept from before. What no longer agrees with the settings is forgotten.
     pub(super) fn new(settings: V4, leases: Leases) -> Self {
         let all = &settings.reservations;
         let reserved = all.iter().enumerate().map(|(i, r)| (r.address, i)).collect();
-        let reserved_by_client = all.iter().enumerate().map(|(i, r)| (r.client.clone(), i)).collect();
+        let reserved_by_client = all.iter().enumerate().map(|(i, r)| (r.client.canonical(), i)).collect();
         let reserved_names = all.iter().filter_map(|r| Some(r.name.as_ref()?.as_str().to_owned())).collect();
         let mut server = Self { settings, leases, reserved, reserved_by_client, reserved_names, latest: None };
         let stale: Vec<Ipv4Addr> = server
@@ -157,7 +164,7 @@ impl Server {
             self.grant(asker, address);
             return Decision::Say { kind: MessageType::Ack, address: Some(address), rapid_commit: true };
         }
-        let kept = |b: &Binding| b.is_of(asker.port, &asker.request.client) && b.state == State::Leased;
+        let kept = |b: &Binding| asker.owns(b) && b.state == State::Leased;
         let expires = asker.now.saturating_add(OFFER_SECONDS);
         match self.leases.get(address) {
             // A client that has forgotten what it has keeps it.
@@ -187,11 +194,11 @@ impl Server {
 
     /// The address that is reserved for a client, or that it has or had.
     fn own_address(&self, asker: Asker<'_>) -> Option<Ipv4Addr> {
-        let Asker { port, request, .. } = asker;
+        let Asker { port, request, now } = asker;
         let reserved = self.reservation_for(&request.client, request.mac).map(|r| r.address);
         let had = || {
             self.leases
-                .find(port, &request.client, request.mac)
+                .find(port, &request.client, request.mac, now)
                 .filter(|a| !self.is_anothers(&request.client, request.mac, *a))
         };
         reserved.filter(|address| self.can_have(asker, *address)).or_else(had)
@@ -211,7 +218,7 @@ impl Server {
         match self.leases.get(address) {
             None => is_reserved || (self.is_dynamic(address) && self.leases.len() < LEASES_MAX),
             Some(b) if b.state == State::Declined && b.is_live(now) => false,
-            Some(b) if b.is_of(port, &request.client) => !self.is_anothers(&request.client, request.mac, address),
+            Some(b) if asker.owns(b) => !self.is_anothers(&request.client, request.mac, address),
             // The same machine with another identifier, as when it boots from the network first.
             Some(b) => is_reserved && (!b.is_live(now) || b.port.is_none_or(|owner| owner == port)),
         }
@@ -257,7 +264,7 @@ impl Server {
 
     /// The client took another server's offer: ours is void.
     fn chose_another(&mut self, asker: Asker<'_>) -> Decision {
-        let offered = self.leases.find(asker.port, &asker.request.client, asker.request.mac);
+        let offered = self.leases.find(asker.port, &asker.request.client, asker.request.mac, asker.now);
         if let Some(address) = offered
             && self.leases.get(address).is_some_and(|binding| binding.state == State::Offered)
         {
@@ -272,7 +279,7 @@ impl Server {
             return Decision::Refuse(Counter::DropTxBadRequest);
         }
         // It is kept for the client until somebody needs it.
-        self.leases.change(address, |binding| binding.expires = now);
+        self.leases.change(address, |binding| (binding.state, binding.expires) = (State::Released, now));
         Decision::Done
     }
 
@@ -298,7 +305,7 @@ impl Server {
 
     /// Whether the client has the address now, and on this port.
     fn is_held(&self, asker: Asker<'_>, address: Ipv4Addr, state: State) -> bool {
-        let held = |b: &Binding| b.is_of(asker.port, &asker.request.client) && b.state == state && b.is_live(asker.now);
+        let held = |b: &Binding| asker.owns(b) && b.state == state && b.is_live(asker.now);
         self.leases.get(address).is_some_and(held)
     }
 
@@ -311,7 +318,7 @@ impl Server {
     /// Binds an address to a client, and forgets what else the client had on this port.
     fn bind(&mut self, asker: Asker<'_>, address: Ipv4Addr, state: State, expires: u64, name: Option<String>) {
         let Asker { port, request, now } = asker;
-        if let Some(other) = self.leases.find(port, &request.client, request.mac)
+        if let Some(other) = self.leases.find(port, &request.client, request.mac, now)
             && other != address
             && self.leases.get(other).is_some_and(|binding| binding.port == Some(port))
         {
@@ -328,7 +335,7 @@ impl Server {
             self.leases.take_name(name.as_str(), address);
             return Some(name.as_str().to_owned());
         }
-        let before = self.leases.get(address).filter(|b| b.is_of(asker.port, &asker.request.client));
+        let before = self.leases.get(address).filter(|b| asker.owns(b));
         let before = before.and_then(|b| b.name.clone());
         let said = asker.request.own_name().and_then(names::clean);
         let wanted = match (said, before) {

@@ -8,9 +8,10 @@
 //!
 //! A binding belongs to the port that asked for it. On another port the same client is another client: two machines
 //! cloned from one disk share an identifier and each need an address; and nobody can give up or take what a neighbour
-//! has. A port that has ended leaves its bindings to whoever comes with the client's identifier, and so do leases read
-//! from a file: until its client has come back, whoever knows its identifier can take such a lease, unless its port is
-//! kept to its own MAC address.
+//! has. A port that has ended leaves its bindings to its clients, on whatever port they come back, and so do leases
+//! read from a file. While such a lease is live, it goes to a client with the same identifier and the same MAC address
+//! only, and who has that is said by the frame that the request came in: where ports are held to their own MAC
+//! addresses, nobody else can take it. Once it has expired, the identifier is enough.
 //!
 //! Limits: a port has [`LEASES_PER_PORT_MAX`] live bindings and about as many expired ones, and all ports together
 //! [`LEASES_MAX`]. Each operation takes a time that grows with the logarithm of the number of bindings and with the
@@ -38,6 +39,8 @@ pub enum State {
     Offered,
     /// Leased.
     Leased,
+    /// Given back by its client: kept for it, and no longer in use.
+    Released,
     /// Said to be in use by somebody else: given to nobody until it expires.
     Declined,
 }
@@ -66,8 +69,9 @@ impl Binding {
     }
 
     /// Whether a client on a port may do with it as it likes.
-    pub(super) fn is_of(&self, port: PortId, client: &ClientId) -> bool {
-        self.client == *client && self.port.is_none_or(|owner| owner == port)
+    pub(super) fn is_of(&self, port: PortId, client: &ClientId, mac: MacAddr, now: u64) -> bool {
+        let is_left_to = || self.mac == mac || !self.is_live(now);
+        self.client == *client && self.port.map_or_else(is_left_to, |owner| owner == port)
     }
 
     /// Whether it outlives the process.
@@ -120,17 +124,22 @@ impl Leases {
         self.bindings.get(&address)
     }
 
-    /// Whether a port has leased the address, and may send from it.
-    pub fn has_leased(&self, port: PortId, address: Ipv4Addr, now: u64) -> bool {
-        let leased = |b: &Binding| b.port == Some(port) && b.state == State::Leased && b.is_live(now);
-        self.get(address).is_some_and(leased)
+    /// Whether the address is that of a guest on a port, with this MAC address: offered to it, for it looks whether
+    /// others have it (RFC 5227) before it asks for it, or leased. Of leases from before a restart only the MAC address
+    /// is known. Time ends none: a client whose machine was suspended goes on with what it has until it hears
+    /// otherwise, and an address is its holder's until it is given to somebody else.
+    pub fn is_for(&self, port: PortId, mac: MacAddr, address: Ipv4Addr) -> bool {
+        self.get(address).is_some_and(|binding| {
+            let is_its = binding.port.map_or(binding.mac == mac, |owner| owner == port);
+            is_its && matches!(binding.state, State::Offered | State::Leased)
+        })
     }
 
     /// The address that a client on a port has or had: its own on that port, or one without a port, best one with the
     /// same hardware address.
-    pub(super) fn find(&self, port: PortId, client: &ClientId, mac: MacAddr) -> Option<Ipv4Addr> {
+    pub(super) fn find(&self, port: PortId, client: &ClientId, mac: MacAddr, now: u64) -> Option<Ipv4Addr> {
         let usable = |address: &&Ipv4Addr| {
-            self.get(**address).is_some_and(|b| b.client == *client && b.state != State::Declined)
+            self.get(**address).is_some_and(|b| b.is_of(port, client, mac, now) && b.state != State::Declined)
         };
         let own = self.by_port.get(&port).and_then(|all| all.iter().find(usable));
         let same_mac = |address: &&&Ipv4Addr| self.get(***address).is_some_and(|b| b.mac == mac);

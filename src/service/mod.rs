@@ -3,8 +3,8 @@
 //! Theory of operation. [`Services`] is made from the [`Settings`] of one network and knows nothing but what it is
 //! told: a frame, the port that it came from, and the time. Whoever moves frames asks for each frame of a guest
 //!
-//! 1. [`Settings::offence`]: whether a guest may send it. Another server's answers, routers' messages, and what is sent
-//!    in the server's name are dropped, so that no guest can become its neighbours' router or resolver;
+//! 1. [`Settings::offence`]: whether it is sent in the server's name. Together with what the switch's guards refuse,
+//!    other servers' answers and routers' messages, no guest can become its neighbours' router or resolver;
 //! 2. [`Settings::wants`]: whether it may be for a service, from the first bytes;
 //! 3. and if so [`Services::handle`], with the whole frame: it answers, or leaves the frame to the switch. Answers are
 //!    whole frames with complete checksums, and go to the port that asked, nowhere else.
@@ -24,8 +24,7 @@
 //!
 //! Limits: no relays, fragments, IP options or extension headers; an address is not probed before it is offered, for a
 //! client probes itself and declines. Nothing is sent without having been asked for, so there is no timer: prefixes
-//! and DNS servers are advertised without an end. A default route of IPv6 has one, and is lost unless whoever has a
-//! clock sends [`Services::advertisement`] now and then.
+//! and DNS servers are advertised without an end. A default route of IPv6 has one, and is lost unless hosts ask again.
 
 mod arp;
 mod classify;
@@ -56,12 +55,15 @@ pub use settings::{
 };
 pub use stored::LeasesError;
 
+use crate::frame::arp::Arp;
+use crate::frame::dhcp::{CLIENT_PORT, CLIENT_PORT_V6, SERVER_PORT, SERVER_PORT_V6};
 use crate::frame::ethernet::{HEADER_LEN, MacAddr};
+use crate::frame::ip::{ICMPV6, UDP};
 use crate::metrics::Counter;
 use crate::switch::PortId;
-use classify::{Ask, DHCP_CLIENT, DHCP_SERVER, DHCP6_CLIENT, DHCP6_SERVER, ECHO_REPLY_V6};
+use classify::{Ask, ECHO_REPLY_V6};
 use dhcp::{Decision, Server};
-use packet::{Ends, ICMPV6, is_sum_right, pseudo_header_v6, udp_pseudo_header_v4};
+use packet::{Ends, is_sum_right, pseudo_header_v6, udp_pseudo_header_v4};
 use request::Request;
 
 /// First bytes of a frame that [`Settings::wants`] looks at: a whole neighbour solicitation without options.
@@ -170,7 +172,7 @@ impl Services {
         let packet = &frame[HEADER_LEN..];
         let answer = match ask {
             Ask::Arp => self.answer_arp(frame),
-            Ask::Dhcp => self.answer_dhcp(port, packet, checksums, now),
+            Ask::Dhcp => self.answer_dhcp(port, from_mac, packet, checksums, now),
             Ask::Echo => self.answer_echo(from_mac, packet),
             Ask::Dhcp6 => self.answer_dhcp6(from_mac, packet, checksums),
             Ask::Router | Ask::Neighbour | Ask::EchoV6 => self.answer_icmpv6(ask, from_mac, packet),
@@ -192,24 +194,25 @@ impl Services {
         }
     }
 
-    /// A router advertisement to all hosts (RFC 4861 6.2.4), if there is a service of IPv6.
-    pub fn advertisement(&self) -> Option<Vec<u8>> {
-        let (v6, mac) = (self.settings.v6.as_ref()?, self.settings.server_mac);
-        let ends = Ends { mac, to_mac: ndp::ALL_NODES_MAC, ip: v6.link_local, to_ip: ndp::ALL_NODES };
-        ndp::advertisement(&ends, v6, self.has_more(), &self.advertisement_options)
-    }
-
     fn has_more(&self) -> bool {
         self.dhcp6.as_ref().is_some_and(dhcp6::Server::has_any)
     }
 
     /// What is no question, such as another's answer, goes on.
     fn answer_arp(&self, frame: &[u8]) -> Answer {
-        let asked = arp::Packet::parse(frame, HEADER_LEN).ok_or(None)?;
-        asked.answer(self.settings.server_mac).map(Some).ok_or(None)
+        let asked = Arp::parse(frame, HEADER_LEN).ok_or(None)?;
+        arp::answer(&asked, self.settings.server_mac).map(Some).ok_or(None)
     }
 
-    fn answer_dhcp(&mut self, port: PortId, packet: &[u8], checksums: Checksums, now: u64) -> Answer {
+    /// Who asks is who sends: otherwise a guest could ask in another's name, and have its address.
+    fn answer_dhcp(
+        &mut self,
+        port: PortId,
+        from_mac: MacAddr,
+        packet: &[u8],
+        checksums: Checksums,
+        now: u64,
+    ) -> Answer {
         let dhcp = self.dhcp.as_mut().ok_or(None)?;
         let ip = Ipv4Slice::from_slice(packet).map_err(|_| BAD_REQUEST)?;
         let udp = UdpSlice::from_slice(ip.payload().payload).map_err(|_| BAD_REQUEST)?;
@@ -218,7 +221,7 @@ impl Services {
         let must_fit = checksums == Checksums::Complete && udp.checksum() != 0;
         let fits = is_sum_right(header.slice(), 0) && (!must_fit || is_sum_right(udp.slice(), pseudo_header));
         let request = Request::parse(udp.payload()).filter(|_| fits).ok_or(BAD_REQUEST)?;
-        if !request.giaddr.is_unspecified() {
+        if !request.giaddr.is_unspecified() || request.mac != from_mac {
             return Err(BAD_REQUEST);
         }
         let (kind, address, rapid_commit) = match dhcp.serve(port, &request, now) {
@@ -236,7 +239,7 @@ impl Services {
         let (mac, ip) = (self.settings.server_mac, dhcp.settings.subnet.server());
         let to_mac = if to.is_some() { request.mac } else { MacAddr([0xff; 6]) };
         let ends = Ends { mac, to_mac, ip, to_ip: to.unwrap_or(std::net::Ipv4Addr::BROADCAST) };
-        Ok(ends.udp((DHCP_SERVER, DHCP_CLIENT), &payload))
+        Ok(ends.udp((SERVER_PORT, CLIENT_PORT), &payload))
     }
 
     fn answer_echo(&self, to_mac: MacAddr, packet: &[u8]) -> Answer {
@@ -259,7 +262,7 @@ impl Services {
         let ip = Ipv6Slice::from_slice(packet).map_err(|_| BAD_REQUEST)?;
         let udp = UdpSlice::from_slice(ip.payload().payload).map_err(|_| BAD_REQUEST)?;
         let (from, to) = (ip.header().source_addr(), ip.header().destination_addr());
-        let sum = pseudo_header_v6(from, to, crate::frame::ip::UDP, udp.length());
+        let sum = pseudo_header_v6(from, to, UDP, udp.length());
         // Zero is no checksum here (RFC 8200 8.1).
         let fits = checksums == Checksums::Partial || (udp.checksum() != 0 && is_sum_right(udp.slice(), sum));
         if !fits || from.is_unspecified() || from.is_multicast() {
@@ -267,7 +270,7 @@ impl Services {
         }
         let payload = dhcp6.serve(udp.payload()).ok_or(BAD_REQUEST)?;
         let ends = Ends { mac: self.settings.server_mac, to_mac, ip: v6.link_local, to_ip: from };
-        Ok(ends.udp((DHCP6_SERVER, DHCP6_CLIENT), &payload))
+        Ok(ends.udp((SERVER_PORT_V6, CLIENT_PORT_V6), &payload))
     }
 
     fn answer_icmpv6(&self, ask: Ask, from_mac: MacAddr, packet: &[u8]) -> Answer {

@@ -5,15 +5,9 @@ use std::net::Ipv6Addr;
 use super::packet::{Ends, NDP_HOP_LIMIT};
 use super::settings::{Domain, V6};
 use crate::frame::ethernet::MacAddr;
+use crate::frame::ndp::{self, NEIGHBOUR_ADVERTISEMENT, ROUTER_ADVERTISEMENT, SOURCE_LINK_LAYER, TARGET_LINK_LAYER};
 
-/// Types of messages.
-pub(super) const ROUTER_SOLICITATION: u8 = 133;
-pub(super) const ROUTER_ADVERTISEMENT: u8 = 134;
-pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
-pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 /// Types of options (RFC 4861 4.6; 25 and 31: RFC 8106).
-const SOURCE_ADDRESS: u8 = 1;
-pub(super) const TARGET_ADDRESS: u8 = 2;
 const PREFIX: u8 = 3;
 const MTU: u8 = 5;
 const DNS_SERVERS: u8 = 25;
@@ -31,9 +25,6 @@ const PREFIX_LEN: u8 = 64;
 const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
-/// Bytes of a solicitation before its options: of a router, of a neighbour.
-const ROUTER_SOLICITATION_LEN: usize = 8;
-const NEIGHBOUR_SOLICITATION_LEN: usize = 24;
 
 /// All hosts on the link.
 pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -53,23 +44,24 @@ pub(super) struct Message<'a> {
 
 impl Message<'_> {
     /// Whether it may be heard at all: it comes from the link, and its options are whole (RFC 4861 6.1.1, 7.1.1).
-    fn is_valid(&self, options_at: usize) -> bool {
-        let Some(mut options) = self.bytes.get(options_at..) else { return false };
-        let has_source_address = |option: &[u8]| option[0] == SOURCE_ADDRESS && self.from.is_unspecified();
-        while let Some(&[_, units]) = options.first_chunk::<2>() {
-            let Some((option, behind)) = options.split_at_checked(usize::from(units) * 8) else { return false };
-            if option.is_empty() || has_source_address(option) {
-                return false;
+    fn is_valid(&self) -> bool {
+        let &[kind, 0, ..] = self.bytes else { return false };
+        let Some(mut at) = ndp::options_start(kind) else { return false };
+        loop {
+            match ndp::option(self.bytes, at) {
+                // Who has no address yet is not to be found by one.
+                Ok(Some(option)) if option[0] == SOURCE_LINK_LAYER && self.from.is_unspecified() => return false,
+                Ok(Some(option)) => at += option.len(),
+                Ok(None) => return self.hop_limit == NDP_HOP_LIMIT,
+                Err(ndp::Malformed) => return false,
             }
-            options = behind;
         }
-        options.is_empty() && self.hop_limit == NDP_HOP_LIMIT && self.bytes.get(1) == Some(&0)
     }
 }
 
 /// What a router advertisement says, made once.
 pub(super) fn advertisement_options(mac: MacAddr, v6: &V6) -> Vec<u8> {
-    let mut options = link_layer_address(SOURCE_ADDRESS, mac).to_vec();
+    let mut options = link_layer_address(SOURCE_LINK_LAYER, mac).to_vec();
     if let Some(mtu) = v6.mtu {
         options.extend_from_slice(&[MTU, 1, 0, 0, 0, 0]);
         options.extend_from_slice(&mtu.to_be_bytes());
@@ -106,7 +98,7 @@ fn link_layer_address(kind: u8, mac: MacAddr) -> [u8; 8] {
 }
 
 /// A router advertisement to one host, or to all.
-pub(super) fn advertisement(ends: &Ends<Ipv6Addr>, v6: &V6, has_more: bool, options: &[u8]) -> Option<Vec<u8>> {
+fn advertisement(ends: &Ends<Ipv6Addr>, v6: &V6, has_more: bool, options: &[u8]) -> Option<Vec<u8>> {
     let [high, low] = v6.router_lifetime.to_be_bytes();
     let flags = if has_more { OTHER_CONFIGURATION } else { 0 };
     // Times of reachability and retransmission are not ours to say.
@@ -122,7 +114,7 @@ pub(super) fn answer_router_solicitation(
     has_more: bool,
     options: &[u8],
 ) -> Option<Vec<u8>> {
-    if !message.is_valid(ROUTER_SOLICITATION_LEN) {
+    if !message.is_valid() {
         return None;
     }
     let (to_mac, to_ip) = reply_to(message);
@@ -132,22 +124,17 @@ pub(super) fn answer_router_solicitation(
 /// The answer to the question who has one of the server's addresses (RFC 4861 7.2.4); `None` when the question is not
 /// valid.
 pub(super) fn answer_neighbour_solicitation(message: &Message<'_>, mac: MacAddr, v6: &V6) -> Option<Vec<u8>> {
-    let ip = target(message.bytes)?;
+    let ip = ndp::target(message.bytes)?;
     // Someone without an address is about to take one, and asks the group of those who may have it.
     let is_probe = message.from.is_unspecified();
-    if !message.is_valid(NEIGHBOUR_SOLICITATION_LEN) || (is_probe && !message.to.is_multicast()) {
+    if !message.is_valid() || (is_probe && !message.to.is_multicast()) {
         return None;
     }
     let (to_mac, to_ip) = reply_to(message);
     let router = if v6.router_lifetime > 0 { ROUTER } else { 0 };
     let flags = router | OVERRIDE | if is_probe { 0 } else { SOLICITED };
-    let rest = [ip.octets().as_slice(), &link_layer_address(TARGET_ADDRESS, mac)].concat();
+    let rest = [ip.octets().as_slice(), &link_layer_address(TARGET_LINK_LAYER, mac)].concat();
     Ends { mac, to_mac, ip, to_ip }.icmp(NEIGHBOUR_ADVERTISEMENT, [flags, 0, 0, 0], &rest)
-}
-
-/// The address that a neighbour's solicitation or advertisement is about.
-pub(super) fn target(message: &[u8]) -> Option<Ipv6Addr> {
-    message.get(8..24)?.try_into().ok().map(|octets: [u8; 16]| octets.into())
 }
 
 /// Whom to answer: everyone, when the sender has no address yet.

@@ -8,8 +8,6 @@ use crate::frame::checksum;
 use crate::frame::ethernet::MacAddr;
 use crate::frame::ip::UDP;
 
-/// Protocol number of ICMPv6.
-pub(super) const ICMPV6: u8 = 58;
 /// Hops that an answer may take. Nobody forwards it anyway.
 const TTL: u8 = 64;
 /// Hops that say that nobody has forwarded a message of neighbour discovery (RFC 4861 3.1).

@@ -10,6 +10,7 @@ use dhcproto::v4::MessageType;
 use dhcproto::v4::borrowed::{DhcpOption, DhcpOptionIterator, Message};
 
 use super::settings::ClientId;
+use crate::frame::dhcp;
 use crate::frame::ethernet::MacAddr;
 
 /// Codes of the options that are read or written (RFC 2132; 80: RFC 4039, 81: RFC 4702, 119: RFC 3397, 121: RFC 3442).
@@ -33,10 +34,6 @@ pub(super) mod code {
     pub(in super::super) const ROUTES: u8 = 121;
 }
 
-/// The fixed part of a message and the magic cookie, in bytes.
-const FIXED_LEN: usize = 240;
-const HTYPE_ETHERNET: u8 = 1;
-const MAGIC: [u8; 4] = [99, 130, 83, 99];
 /// The name and file fields, which options may lie in too (option 52).
 const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
@@ -86,13 +83,10 @@ impl Request {
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         // Options of other lengths than the fixed part's are the iterator's business; it stops where they contradict
         // the length.
-        let fixed: &[u8; FIXED_LEN] = payload.first_chunk()?;
+        let fixed: &[u8; dhcp::OPTIONS] = payload.first_chunk()?;
         let message = Message::new(payload).ok()?;
-        if fixed[..3] != [u8::from(dhcproto::v4::Opcode::BootRequest), HTYPE_ETHERNET, 6] || fixed[236..] != MAGIC {
-            return None;
-        }
-        let mac = MacAddr(fixed[28..34].try_into().ok()?);
-        if mac.is_group() || mac.0 == [0; 6] {
+        let mac = dhcp::Dhcp::parse(payload).filter(|fixed| fixed.is_request)?.client;
+        if !mac.is_station() || !fixed.ends_with(&dhcp::COOKIE) {
             return None;
         }
         let mut request = Request {
@@ -145,7 +139,7 @@ impl Request {
                 self.size_max = size.clamp(SIZE_MIN, SIZE_MAX) - HEADERS_LEN;
             }
             code::CLIENT => {
-                self.client = ClientId::from_option(data)?;
+                self.client = ClientId::from_option(data, self.mac)?;
                 self.identifier = Some(data.to_vec());
             }
             code::RAPID_COMMIT => self.rapid_commit = true,
@@ -165,7 +159,7 @@ impl Request {
 
     /// Whether the client cannot yet take frames to its own address.
     pub(super) fn wants_broadcast(&self) -> bool {
-        self.flags & 0x8000 != 0
+        self.flags & dhcp::BROADCAST != 0
     }
 
     /// The name that the client gives itself, if any: the first label, as it came.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::names;
 use crate::frame::ethernet::MacAddr;
+use crate::frame::ndp;
 
 /// The shortest lease, in seconds. Clients renew after half of it.
 pub const LEASE_SECONDS_MIN: u32 = 120;
@@ -85,8 +86,8 @@ pub struct V6 {
 
 /// The link-local address that an interface with this MAC address gives itself (RFC 4291 appendix A).
 pub fn link_local(mac: MacAddr) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    let interface_id = u64::from_be_bytes(ndp::interface_id(mac));
+    Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(interface_id))
 }
 
 /// An IPv4 subnet and the address that the server has in it.
@@ -294,18 +295,32 @@ impl FromStr for HostName {
 pub enum ClientId {
     /// The hardware address: for clients that send no identifier, or one that is the hardware address.
     Mac(MacAddr),
-    /// Option 61, from its type byte on: at most 255 bytes.
+    /// Option 61, from its type byte on: 1 to 255 bytes.
     Identifier(Vec<u8>),
 }
 
 impl ClientId {
-    /// From the value of option 61. An Ethernet address in it is the same client as one with that address and no
-    /// identifier: programs that boot a machine and the system they boot differ in whether they send one.
-    pub fn from_option(value: &[u8]) -> Option<Self> {
-        match *value {
-            [1, a, b, c, d, e, f] => Some(Self::Mac(MacAddr([a, b, c, d, e, f]))),
-            _ if value.is_empty() || value.len() > usize::from(u8::MAX) => None,
-            _ => Some(Self::Identifier(value.to_vec())),
+    /// From the value of option 61 of a client with this hardware address. That address in it is the same client as
+    /// one with the address and no identifier: programs that boot a machine and the system they boot differ in whether
+    /// they send one. Another's address in it is an identifier like any other, and makes nobody that other.
+    pub fn from_option(value: &[u8], mac: MacAddr) -> Option<Self> {
+        let client = Self::from_bytes(value)?;
+        Some(if client.canonical() == Self::Mac(mac) { Self::Mac(mac) } else { client })
+    }
+
+    fn from_bytes(value: &[u8]) -> Option<Self> {
+        let is_long = value.is_empty() || value.len() > usize::from(u8::MAX);
+        (!is_long).then(|| Self::Identifier(value.to_vec()))
+    }
+
+    /// The same, with an identifier that is a hardware address as one.
+    pub(super) fn canonical(&self) -> Self {
+        match self {
+            Self::Identifier(bytes) => match **bytes {
+                [1, a, b, c, d, e, f] => Self::Mac(MacAddr([a, b, c, d, e, f])),
+                _ => self.clone(),
+            },
+            Self::Mac(_) => self.clone(),
         }
     }
 }
@@ -335,7 +350,7 @@ impl FromStr for ClientId {
     fn from_str(text: &str) -> Result<Self, SettingsError> {
         let client = match text.split_once(' ') {
             Some(("mac", mac)) => parse_mac(mac).map(ClientId::Mac),
-            Some(("id", hex)) => parse_hex(hex).and_then(|bytes| ClientId::from_option(&bytes)),
+            Some(("id", hex)) => parse_hex(hex).and_then(|bytes| ClientId::from_bytes(&bytes)),
             _ => None,
         };
         client.map_or_else(|| refuse(format!("not a client: {text:?}")), Ok)

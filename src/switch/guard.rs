@@ -5,34 +5,43 @@
 //! was told with [`Guard::set_addresses`] and [`Guard::allow`], and the IPv6 addresses that the port claimed. What is
 //! checked is up to the [`Settings`]:
 //!
-//! * `lock_mac`: the frame's source is the declared address or, without one, the first that the guest used.
+//! * `lock_mac`: the frame's source is the declared address or, without one, the first that the guest used and that is
+//!   no other port's: neither declared for one nor the one that it is locked to.
 //! * `lock_ip`: an IPv4 source is one of the port's addresses, or unspecified where it must be (DHCP, IGMP). An IPv6
 //!   source is link-local or in a prefix of the network, and no other port's; unspecified only where an address is
 //!   sought or groups are joined. ARP and neighbour discovery speak for the port's own addresses only, and say that
-//!   they are at the MAC address that the frame comes from.
+//!   they are at the MAC address that the frame comes from. So does ARP that probes whether an address is free
+//!   (RFC 5227): echoed by a neighbour, it would say that it is not.
 //! * `refuse_servers`: no DHCP answer, router advertisement or redirect, of either IP version.
 //!
 //! An IPv6 address belongs to the port that used it first, until the port leaves or claims so many others that it gives
-//! this one up. [`Claims`] is the set of all that are taken, shared by the ports of a network, so two guards never
-//! allow the same address at the same time. It is locked only when a port uses an address that is not among its last
-//! [`CLAIMS_PER_PORT_MAX`]. Addresses of the network's own routers are reserved in it.
+//! this one up. Asking whether anybody has it (duplicate address detection, RFC 4862, 5.4) is using it, as RFC 6620 has
+//! it. As long as the port does no more than ask, nobody else may ask or answer, for either would take the address from
+//! it; once it has said that it has the address, others' questions pass, so that it can defend it. With `lock_mac`, an
+//! address that is made of a MAC address (EUI-64) is for the port with that MAC address only. [`Claims`] is the set of
+//! all that are taken, shared by the ports of a network, so two guards never allow the same address at the same time. It
+//! is locked only when a port uses an address in a new way or one that is not among its last [`CLAIMS_PER_PORT_MAX`].
+//! Addresses of the network's own routers are reserved in it, and so are declared MAC addresses.
 //!
 //! Limits. Up to two VLAN tags are looked through; more, and IP behind LLC and SNAP, are refused with `lock_ip` or
 //! `refuse_servers`, since some receivers would see through them. VLANs are not told apart: an address is a port's in
 //! all of them. A packet's headers must lie within the bytes that are seen, and with them a whole message of neighbour
 //! discovery; a first fragment must hold all headers (RFC 7112), and neighbour discovery in fragments is refused, since
-//! hosts ignore it (RFC 6980). Who asks for a neighbour may hide behind the unspecified address, as RFC 4862 wants it,
-//! so this teaches nobody anything. `lock_mac` alone does not look into ARP: a verdict then depends on the Ethernet
-//! header alone ([`Guard::looks_beyond_ethernet`]).
+//! hosts ignore it (RFC 6980). An address that is made of no MAC address goes to whoever uses it first: a guest that
+//! knows one which its neighbour will want can take it before, [`CLAIMS_PER_PORT_MAX`] of them. Nobody defends an
+//! address that a port has asked for and not used since. Without `lock_ip`, any guest can answer for any other. MAC
+//! addresses beyond an uplink are not known here: a guest may be locked to one, unless it was reserved. Those of ports
+//! without `lock_mac` are not known either. `lock_mac` alone does not look into ARP: a verdict then depends on the
+//! Ethernet header alone ([`Guard::looks_beyond_ethernet`]).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::frame::arp::{self, Arp};
+use crate::config::Subnet6;
+use crate::frame::arp::Arp;
 use crate::frame::ethernet::{self, MacAddr, TYPE_ARP, TYPE_IPV4, TYPE_IPV6};
 use crate::frame::ip::{self, Chain, Fragment, HeaderV4, HeaderV6, ICMP, ICMPV6, UDP};
-use crate::frame::prefix::Prefix6;
 use crate::frame::{dhcp, ndp};
 use crate::metrics::Counter;
 
@@ -59,22 +68,66 @@ pub struct Settings {
     pub refuse_servers: bool,
 }
 
-/// The IPv6 addresses of one network that somebody has. Shared by the guards of its ports.
+/// What the holder of an IPv6 address has done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// It has asked whether anybody else has it.
+    Sought,
+    /// It has said that it has it.
+    Used,
+}
+
+/// The MAC and IPv6 addresses of one network that somebody has. Shared by the guards of its ports.
 #[derive(Debug, Default)]
-pub struct Claims(Mutex<HashSet<Ipv6Addr>>);
+pub struct Claims(Mutex<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    macs: HashSet<MacAddr>,
+    addresses: HashMap<Ipv6Addr, Hold>,
+}
 
 impl Claims {
     /// Takes an address for the network's own router or server. `false` if somebody has it.
     pub fn reserve(&self, address: Ipv6Addr) -> bool {
-        self.insert(address)
+        self.claim(address, Hold::Used)
     }
 
-    fn insert(&self, address: Ipv6Addr) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address)
+    /// Takes a MAC address for a port that it is declared for, whether or not its guest is there, or for the network's
+    /// own server: no other port is locked to it from now on. `false` if somebody has it.
+    pub fn reserve_mac(&self, mac: MacAddr) -> bool {
+        self.taken().macs.insert(mac)
+    }
+
+    /// Gives up what was taken with [`Self::reserve_mac`].
+    pub fn release_mac(&self, mac: MacAddr) {
+        self.taken().macs.remove(&mac);
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim(&self, address: Ipv6Addr, hold: Hold) -> bool {
+        let mut taken = self.taken();
+        let is_free = !taken.addresses.contains_key(&address);
+        if is_free {
+            taken.addresses.insert(address, hold);
+        }
+        is_free
+    }
+
+    /// Changes how an address is held that the caller has.
+    fn change(&self, address: Ipv6Addr, hold: Hold) {
+        self.taken().addresses.insert(address, hold);
+    }
+
+    fn is_used(&self, address: Ipv6Addr) -> bool {
+        self.taken().addresses.get(&address) == Some(&Hold::Used)
     }
 
     fn remove(&self, address: &Ipv6Addr) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+        self.taken().addresses.remove(address);
     }
 }
 
@@ -84,15 +137,19 @@ pub struct Guard {
     settings: Settings,
     mac: Option<MacAddr>,
     addresses: Vec<Ipv4Addr>,
-    prefixes: Vec<Prefix6>,
+    prefixes: Vec<Subnet6>,
     /// What this port has in `claims`, oldest first.
-    own: Vec<Ipv6Addr>,
+    own: Vec<(Ipv6Addr, Hold)>,
     claims: Arc<Claims>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.own.iter().for_each(|address| self.claims.remove(address));
+        self.own.iter().for_each(|(address, _)| self.claims.remove(address));
+        // One that was declared is the port's also when its guest is away.
+        if let (None, Some(mac)) = (self.settings.mac, self.mac) {
+            self.claims.release_mac(mac);
+        }
     }
 }
 
@@ -102,7 +159,8 @@ impl Guard {
         Self { mac: settings.mac, settings, addresses: Vec::new(), prefixes: Vec::new(), own: Vec::new(), claims }
     }
 
-    /// The address that the port is locked to, once that is known.
+    /// The address that the port is locked to, once that is known. If it is not known after a frame was refused with
+    /// [`Counter::DropTxSpoofedMac`], the guest has another port's.
     pub fn mac(&self) -> Option<MacAddr> {
         self.mac.filter(|_| self.settings.lock_mac)
     }
@@ -129,27 +187,27 @@ impl Guard {
     }
 
     /// Lets the port use IPv6 addresses of these prefixes, and link-local ones. Gives up those of earlier prefixes.
-    pub fn set_prefixes(&mut self, prefixes: &[Prefix6]) {
+    pub fn set_prefixes(&mut self, prefixes: &[Subnet6]) {
         self.prefixes = prefixes.to_vec();
-        let is_kept = |address: &Ipv6Addr| self.is_in_network(*address);
-        let (kept, left): (Vec<_>, Vec<_>) = self.own.iter().copied().partition(is_kept);
+        let (kept, left): (Vec<_>, Vec<_>) = self.own.iter().copied().partition(|own| self.is_in_network(own.0));
         self.own = kept;
-        left.iter().for_each(|address| self.claims.remove(address));
+        left.iter().for_each(|(address, _)| self.claims.remove(address));
     }
 
-    /// Judges a frame by a private copy of its first bytes: all, or [`crate::frame::FRAME_HEAD_MAX`] of them, or
-    /// [`crate::frame::FRAME_HEAD_SHORT`] where [`ip::wants_long_head`] is content with that. What was judged must be
-    /// what is delivered: bytes that are read from the guest's memory again may have changed.
+    /// Judges a frame by a private copy of its first bytes: all, or [`crate::frame::FRAME_HEAD_MAX`] of them. What was
+    /// judged must be what is delivered: bytes that are read from the guest's memory again may have changed.
     ///
     /// # Errors
-    /// The counter of the reason why the frame must be dropped.
+    /// The counter of the reason why the frame must be dropped. With [`Counter::DropTxSpoofedIp`] and
+    /// [`Counter::DropTxSpoofedNeighbour`] the caller may know that the IPv4 address was given to the port meanwhile,
+    /// [`Self::allow`] it and ask again.
     #[inline]
     pub fn check(&mut self, head: &[u8]) -> Result<(), Counter> {
         if head.len() < ethernet::HEADER_LEN {
             return Err(Counter::DropTxRunt);
         }
         let source = MacAddr::source_of(head).filter(|source| source.is_station()).ok_or(Counter::DropTxBadSource)?;
-        if self.settings.lock_mac && *self.mac.get_or_insert(source) != source {
+        if self.settings.lock_mac && self.mac != Some(source) && !self.lock(source) {
             return Err(Counter::DropTxSpoofedMac);
         }
         if !self.looks_beyond_ethernet() {
@@ -162,6 +220,16 @@ impl Guard {
             (ethertype, at) if ethernet::is_snap(head, ethertype, at) => Err(Counter::DropTxBadPacket),
             _ => Ok(()),
         }
+    }
+
+    /// Locks the port to the first address that it uses, if nobody else has it.
+    #[cold]
+    fn lock(&mut self, source: MacAddr) -> bool {
+        let is_first = self.mac.is_none() && self.claims.reserve_mac(source);
+        if is_first {
+            self.mac = Some(source);
+        }
+        is_first
     }
 
     fn check_v4(&self, head: &[u8], at: usize) -> Result<(), Counter> {
@@ -205,7 +273,7 @@ impl Guard {
         }
         let is_own = match header.source.is_unspecified() {
             true => may_be_unspecified(&header, &chain, icmp),
-            false => self.may_use(header.source),
+            false => self.may_use(header.source, mac),
         };
         if !is_own {
             return Err(Counter::DropTxSpoofedIp);
@@ -236,17 +304,18 @@ impl Guard {
                 return Err(Counter::DropTxSpoofedNeighbour);
             }
         }
-        let speaks_for = ndp::target(message).filter(|_| kind == ndp::NEIGHBOUR_ADVERTISEMENT);
-        match speaks_for {
-            Some(target) if !self.may_use(target) => Err(Counter::DropTxSpoofedNeighbour),
-            _ => Ok(()),
-        }
+        let target = ndp::target(message);
+        let is_own = match (kind, target) {
+            (ndp::NEIGHBOUR_ADVERTISEMENT, Some(target)) => self.may_use(target, mac),
+            (ndp::NEIGHBOUR_SOLICITATION, Some(target)) if header.source.is_unspecified() => self.may_seek(target, mac),
+            _ => true,
+        };
+        if is_own { Ok(()) } else { Err(Counter::DropTxSpoofedNeighbour) }
     }
 
     fn check_arp(&self, head: &[u8], at: usize, mac: MacAddr) -> Result<(), Counter> {
         let arp = Arp::parse(head, at).ok_or(Counter::DropTxBadPacket)?;
-        let is_probe = arp.sender.is_unspecified() && arp.operation == arp::REQUEST;
-        if arp.sender_mac == mac && (is_probe || self.addresses.contains(&arp.sender)) {
+        if arp.sender_mac == mac && self.addresses.contains(&arp.claimed()) {
             Ok(())
         } else {
             Err(Counter::DropTxSpoofedNeighbour)
@@ -255,24 +324,42 @@ impl Guard {
 
     /// Whether the port has this address, or can have it now.
     #[inline]
-    fn may_use(&mut self, address: Ipv6Addr) -> bool {
-        self.own.contains(&address) || self.claim(address)
+    fn may_use(&mut self, address: Ipv6Addr, mac: MacAddr) -> bool {
+        self.own.contains(&(address, Hold::Used)) || self.hold(address, Hold::Used, mac)
     }
 
-    fn claim(&mut self, address: Ipv6Addr) -> bool {
-        if !self.is_in_network(address) || !self.claims.insert(address) {
+    /// Whether the port may ask if anybody has this address: if it can have it, or somebody is there to say no.
+    fn may_seek(&mut self, address: Ipv6Addr, mac: MacAddr) -> bool {
+        self.hold(address, Hold::Sought, mac) || self.claims.is_used(address)
+    }
+
+    /// Takes an address, if nobody else has it.
+    fn hold(&mut self, address: Ipv6Addr, hold: Hold, mac: MacAddr) -> bool {
+        if let Some(own) = self.own.iter_mut().find(|own| own.0 == address) {
+            own.1 = hold;
+            self.claims.change(address, hold);
+            return true;
+        }
+        let is_for_it = self.is_in_network(address) && !(self.settings.lock_mac && is_of_another(address, mac));
+        if !is_for_it || !self.claims.claim(address, hold) {
             return false;
         }
         if self.own.len() == CLAIMS_PER_PORT_MAX {
-            self.claims.remove(&self.own.remove(0));
+            self.claims.remove(&self.own.remove(0).0);
         }
-        self.own.push(address);
+        self.own.push((address, hold));
         true
     }
 
     fn is_in_network(&self, address: Ipv6Addr) -> bool {
         address.is_unicast_link_local() || self.prefixes.iter().any(|prefix| prefix.contains(address))
     }
+}
+
+/// Whether an address is made of a MAC address (RFC 4291, appendix A), and of another than `mac`.
+fn is_of_another(address: Ipv6Addr, mac: MacAddr) -> bool {
+    let [.., a, b, c, d, e, f, g, h] = address.octets();
+    [d, e] == [0xff, 0xfe] && [a, b, c, d, e, f, g, h] != ndp::interface_id(mac)
 }
 
 /// An answer is known by either port: clients look at theirs and seldom at the server's.

@@ -22,15 +22,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::config::{Subnet4, Subnet6};
 use crate::frame::arp::Arp;
 use crate::frame::dhcp;
 use crate::frame::ethernet::{self, TYPE_ARP, TYPE_IPV4, TYPE_IPV6};
-use crate::frame::ip::{self, HeaderV4, HeaderV6};
-use crate::frame::prefix::{Prefix4, Prefix6};
+use crate::frame::ip::{self, HEADER_V4_LEN, HeaderV4, HeaderV6};
 use crate::metrics::Counter;
 
-/// Bytes of an IPv4 header without options.
-const HEADER_V4_LEN: usize = 20;
 const OPTION_END: u8 = 0;
 const OPTION_NOP: u8 = 1;
 const OPTION_LOOSE_SOURCE_ROUTE: u8 = 131;
@@ -39,8 +37,8 @@ const OPTION_STRICT_SOURCE_ROUTE: u8 = 137;
 /// The filter of one network.
 #[derive(Clone, Debug)]
 pub struct SubnetFilter {
-    v4: Prefix4,
-    v6: Vec<Prefix6>,
+    v4: Subnet4,
+    v6: Vec<Subnet6>,
 }
 
 /// A packet or ARP message that is whole enough to be judged.
@@ -52,7 +50,7 @@ enum Packet {
 
 impl SubnetFilter {
     /// A filter for a network of these addresses.
-    pub fn new(v4: Prefix4, v6: Vec<Prefix6>) -> Self {
+    pub fn new(v4: Subnet4, v6: Vec<Subnet6>) -> Self {
         Self { v4, v6 }
     }
 

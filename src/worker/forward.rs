@@ -451,10 +451,10 @@ impl Judge<'_> {
     }
 }
 
-/// The IPv4 address that a frame without a tag says it is from, in its ARP or IP header.
+/// The IPv4 address that a frame says it is from, or probes, in its ARP or IP header.
 fn sender_v4(head: &[u8]) -> Option<Ipv4Addr> {
     match ethernet::network(head)? {
-        (ethernet::TYPE_ARP, at) => Arp::parse(head, at).map(|arp| arp.sender),
+        (ethernet::TYPE_ARP, at) => Arp::parse(head, at).map(|arp| arp.claimed()),
         (ethernet::TYPE_IPV4, at) => HeaderV4::parse(head, at).map(|header| header.source),
         _ => None,
     }

@@ -17,9 +17,8 @@ use super::desk::Desk;
 use super::receiving::{Delivery, ReceivingHalf, Workshop};
 use super::sender::{Origin, Sender};
 use super::uplink::UplinkHalf;
-use crate::config::Security;
+use crate::config::{Security, Subnet6};
 use crate::frame::ethernet::MacAddr;
-use crate::frame::prefix::Prefix6;
 use crate::ring::mailbox::{Mailbox, PortShared};
 use crate::switch::guard::{self, Claims, Guard};
 use crate::switch::{Losses, PORTS_MAX, PortId, SubnetFilter, Switch};
@@ -77,7 +76,7 @@ pub struct Parts {
     /// What keeps guests' frames in the network's subnets.
     pub filter: Option<SubnetFilter>,
     /// The prefixes in which guests make addresses of their own.
-    pub prefixes: Vec<Prefix6>,
+    pub prefixes: Vec<Subnet6>,
 }
 
 /// A port's place on the network.
