@@ -1,8 +1,11 @@
 //! The network's services at work: frames that are answered here.
 //!
 //! Theory of operation. All workers of a network share one [`Services`] under a lock, which is taken for a frame that
-//! is a request and for no other. Whether a frame is one, and whether a guest may send it at all, is said without the
-//! lock. Leases are kept on disk by the supervisor, who hears of changes through a descriptor and looks when it likes.
+//! is a request, and to ask whether an address that a guest has begun to use is its own; each port has a budget of
+//! either. Whether a frame is a request is said without the lock. No worker waits for it with the switch in hand.
+//!
+//! Leases are kept on disk by the supervisor. It is told once, through a descriptor, that they have changed, takes a
+//! copy of them when it likes, and writes that while nobody waits.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -47,12 +50,12 @@ impl Desk {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Readable when leases have changed since [`Self::quiet`].
+    /// Readable when leases have changed for the first time since [`Self::take_changed_leases`], until [`Self::quiet`].
     pub fn changed_fd(&self) -> BorrowedFd<'_> {
         self.changed.as_fd()
     }
 
-    /// Says no more of leases that have changed until others do.
+    /// Says no more of leases that have changed, until they have been taken and others change.
     pub fn quiet(&self) {
         // Can only fail when it was quiet.
         let _ = self.changed.read();
@@ -62,7 +65,10 @@ impl Desk {
     pub fn take_changed_leases(&self) -> Option<String> {
         let services = self.lock();
         let now = generation(&services);
-        if self.taken.swap(now, Ordering::Relaxed) == now { None } else { services.leases().map(Leases::to_text) }
+        let has_changed = self.taken.swap(now, Ordering::Relaxed) != now;
+        let leases = services.leases().filter(|_| has_changed).cloned();
+        drop(services);
+        leases.as_ref().map(Leases::to_text)
     }
 
     /// Serves a request.
@@ -77,7 +83,7 @@ impl Desk {
         let mut services = self.lock();
         let before = generation(&services);
         let outcome = services.handle(port, frame, checksums, now, answers);
-        if generation(&services) != before {
+        if generation(&services) != before && before == self.taken.load(Ordering::Relaxed) {
             // Can only fail when the counter is full, and then the supervisor is being told already.
             let _ = self.changed.write(1);
         }
