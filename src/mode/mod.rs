@@ -73,11 +73,19 @@ pub enum ModeError {
     #[error("{0} is not a Linux bridge: if it is a NIC, use --nic {0}")]
     NotABridge(IfName),
     /// The NIC is a radio.
-    #[error(
-        "{0} is a wireless NIC, whose access point refuses the addresses of guests: share its own with --mac-nat, or \
-         use the mode nat"
-    )]
+    #[error("{0} is a wireless NIC, whose access point refuses the addresses of guests: share its own with --mac-nat")]
     Wireless(IfName),
+    /// The tap that is back is known to guests by another address.
+    #[error(
+        "{name} has another MAC address than before, to which guests send: set it with `ip link set {name} address \
+         {mac}`"
+    )]
+    OtherMac {
+        /// The interface.
+        name: String,
+        /// The address that guests know.
+        mac: MacAddr,
+    },
     /// The descriptor was used, or came too late.
     #[error("descriptor {0} was not left to us when we started: name a tap with --tap instead")]
     NoDescriptor(RawFd),
@@ -118,6 +126,20 @@ pub fn make(network: &Network, inherited: &mut InheritedTaps) -> Result<Made, Mo
         Mode::Internal(internal) => internal::make(network, internal),
         Mode::HostOnly(host_only) => host_only::make(network, host_only, inherited),
         Mode::Bridged(bridged) => bridged::make(network, bridged, inherited),
+    }
+}
+
+/// Opens a network's uplink again, after its device has gone. `mac` is the address that the host's interface had, if
+/// guests know it.
+///
+/// # Errors
+/// See [`ModeError`]: the text says what helps.
+pub fn reopen(network: &Network, mac: Option<MacAddr>) -> Result<Option<Box<dyn Uplink>>, ModeError> {
+    let none = &mut InheritedTaps::new();
+    match &network.mode {
+        Mode::Internal(_) => Ok(None),
+        Mode::HostOnly(host_only) => Ok(Some(host_only::reopen(network, host_only, none, mac)?)),
+        Mode::Bridged(bridged) => Ok(bridged::make(network, bridged, none)?.uplink),
     }
 }
 
