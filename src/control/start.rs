@@ -30,8 +30,10 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A descriptor that our parent should have left us is of no use.
-    #[error("--fd {number}: {source}")]
+    #[error("{flag} {number}: {source}")]
     Inherit {
+        /// The flag that names it.
+        flag: &'static str,
         /// The descriptor.
         number: RawFd,
         /// Why.
@@ -157,12 +159,14 @@ fn inherit_all(networks: &[Network]) -> Result<Inherited, StartError> {
     for way in networks.iter().flat_map(WayIn::all) {
         let Attachment::Inherit(fd) = way.attachment else { continue };
         let number = fd.number();
-        let socket = inherit(number).map_err(|source| StartError::Inherit { number, source })?;
+        let failed = |source| StartError::Inherit { flag: "--fd", number, source };
+        let socket = inherit(number).map_err(failed)?;
         inherited.sockets.insert(number, socket);
     }
     for fd in networks.iter().filter_map(|network| network.mode.inherited_tap()) {
         let number = fd.number();
-        let tap = take_over(number).map_err(|source| StartError::Inherit { number, source })?;
+        let failed = |source| StartError::Inherit { flag: "--tap-fd", number, source };
+        let tap = take_over(number).map_err(failed)?;
         inherited.taps.insert(number, tap);
     }
     Ok(inherited)

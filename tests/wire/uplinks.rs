@@ -1,9 +1,11 @@
 //! Uplinks whose interfaces come and go, or are not as one would have them: in namespaces of their own.
 
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use guestwire::sys::tap;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::daemon::{Daemon, until};
 use crate::dhcp::{lease, renew};
@@ -136,5 +138,24 @@ fn a_tap_that_was_prepared_needs_no_rights() {
     wait_for_line(&daemon, "the uplink is gone");
     space.ip("tuntap add lab0 mode tap user 0");
     wait_for_line(&daemon, "ip link set lab0 address");
+    daemon.assert_alive();
+}
+
+#[test]
+fn an_uplink_has_one_of_the_places_for_ports() {
+    const PLACES: usize = 1024;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let space = Space::new();
+    let mut daemon = Daemon::in_space(&space, "host-only", &[]);
+    let mut vms: Vec<_> = (1..PLACES).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
+    let connected = |daemon: &Daemon| lines_with(daemon, "a VM has connected");
+    until("all are let in", || connected(&daemon) == PLACES - 1);
+    let _late = UnixStream::connect(daemon.socket()).unwrap();
+    wait_for_line(&daemon, "the network has 1023 ports, the most there can be");
+    assert_eq!(connected(&daemon), PLACES - 1);
+    vms.pop();
+    until("the one that waited is let in", || connected(&daemon) == PLACES);
+    assert_eq!(lines_with(&daemon, "not attached"), 0);
     daemon.assert_alive();
 }
