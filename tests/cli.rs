@@ -791,7 +791,7 @@ fn a_change_that_cannot_be_made_leaves_the_network_as_it_was() {
     // In the place of the one that runs, that one has to come back.
     fs::write(&file, section("lab", "workers = 64")).unwrap();
     daemon.signal(Signal::SIGHUP);
-    daemon.err.wait_for("it is started again as it was before");
+    daemon.err.wait_for("the network lab is started again as it was before");
     daemon.err.wait_for("was read again");
     let _vm = connect(&mut daemon, 1);
     // And the next file is compared with what runs.

@@ -20,7 +20,7 @@ use crate::config::{IfName, Mode, Network, TapSource, Via, lease_file};
 use crate::frame::ethernet::MacAddr;
 use crate::frame::prefix::Prefix6;
 use crate::metrics::export::PortReport;
-use crate::mode::{self, Made};
+use crate::mode::{self, Made, ModeError};
 use crate::ring::mailbox::PortShared;
 use crate::service::{Leases, Services};
 use crate::switch::SubnetFilter;
@@ -167,6 +167,13 @@ impl Beyond {
     pub(super) fn ignore(&self, poller: &Poller) {
         self.uplink.iter().for_each(|half| poller.remove(half.gone_fd()));
         self.desk.iter().for_each(|desk| poller.remove(desk.changed_fd()));
+    }
+
+    /// Keeps the addresses for guests that the network says now.
+    pub(super) fn reserve(&self, network: &Network) -> Result<(), ModeError> {
+        let Some(desk) = &self.desk else { return Ok(()) };
+        desk.set_reservations(mode::reservations(network)?);
+        Ok(())
     }
 
     /// Takes note that leases have changed: they are quiet until they are written.

@@ -42,6 +42,17 @@ pub enum StartError {
     /// A descriptor cannot be left to a process that runs.
     #[error("descriptor {0} was not left to us when we started: a socket-path can be added while we run")]
     NoDescriptor(RawFd),
+    /// A tap that was left to us cannot be opened a second time.
+    #[error(
+        "network {network}: descriptor {number} can be taken only when we start, so that the network cannot change \
+         now: start guestwire again, or name a tap as tap"
+    )]
+    InheritedTap {
+        /// The network's name.
+        network: String,
+        /// The descriptor.
+        number: RawFd,
+    },
     /// There is no such group.
     #[error("there is no group '{0}': create it, or name another as socket-group")]
     NoGroup(String),

@@ -182,7 +182,7 @@ impl Supervisor {
     }
 
     /// Opens uplinks again whose devices are back.
-    fn follow_uplinks(&mut self) -> io::Result<()> {
+    pub(super) fn follow_uplinks(&mut self) -> io::Result<()> {
         let Some(monitor) = &mut self.monitor else { return Ok(()) };
         let events = monitor.read()?;
         let now = Instant::now();

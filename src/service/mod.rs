@@ -147,6 +147,15 @@ impl Services {
         &self.settings
     }
 
+    /// Keeps these addresses for clients from now on, and no others. Leases that do not agree are forgotten, as in
+    /// [`Self::new`].
+    pub fn set_reservations(&mut self, reservations: Vec<Reservation>) {
+        let (Some(v4), Some(dhcp)) = (&mut self.settings.v4, &mut self.dhcp) else { return };
+        v4.reservations = reservations;
+        let leases = std::mem::take(&mut dhcp.leases);
+        *dhcp = Server::new(v4.clone(), leases);
+    }
+
     /// The leases; none: DHCP is not served.
     pub fn leases(&self) -> Option<&Leases> {
         self.dhcp.as_ref().map(|dhcp| &dhcp.leases)

@@ -40,6 +40,14 @@ pub(crate) struct Facts {
     pub(crate) rss_anon_kib: u64,
 }
 
+/// The program in a namespace, with a descriptor as number 5.
+fn with_descriptor(space: &Space, fd: impl Into<Stdio>) -> Command {
+    let words = space.enter();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(["sh", "-c", "exec 5<&0 </dev/null; exec \"$0\" \"$@\"", PROGRAM]).stdin(fd);
+    command
+}
+
 /// The daemon's workers.
 pub(crate) fn workers() -> usize {
     std::env::var("WIRE_WORKERS").map_or(1, |workers| workers.parse().expect("WIRE_WORKERS is a number"))
@@ -88,19 +96,26 @@ impl Daemon {
 
     /// The same, with a descriptor that is left open to it as number 5.
     pub(crate) fn in_space_with(space: &Space, fd: OwnedFd, mode: &str, arguments: &[&str]) -> Self {
-        let words = space.enter();
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(["sh", "-c", "exec 5<&0 </dev/null; exec \"$0\" \"$@\"", PROGRAM]).stdin(fd);
-        Self::launch_mode(command, mode, &[arguments, usual(mode)].concat(), true)
+        Self::launch_mode(with_descriptor(space, fd), mode, &[arguments, usual(mode)].concat(), true)
     }
 
     /// A daemon of a configuration file, in which `DIR` is its folder. Ready once `socket` is there.
     pub(crate) fn of_file(text: &str, socket: &str) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.stdin(Stdio::null());
+        Self::launch_file(command, text, socket)
+    }
+
+    /// The same in a namespace, with a descriptor that is left open to it as number 5.
+    pub(crate) fn of_file_in(space: &Space, fd: impl Into<Stdio>, text: &str, socket: &str) -> Self {
+        Self::launch_file(with_descriptor(space, fd), text, socket)
+    }
+
+    fn launch_file(mut command: Command, text: &str, socket: &str) -> Self {
         let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
         let file = folder.path().join("guestwire.toml");
         fs::write(&file, text.replace("DIR", &folder.path().display().to_string())).expect("a file");
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "--config"]).arg(file).stdin(Stdio::null());
+        command.args(["run", "--config"]).arg(file);
         Self::spawn(command, folder, socket)
     }
 
