@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use guestwire::sys::tap;
@@ -157,5 +158,30 @@ fn an_uplink_has_one_of_the_places_for_ports() {
     vms.pop();
     until("the one that waited is let in", || connected(&daemon) == PLACES);
     assert_eq!(lines_with(&daemon, "not attached"), 0);
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_quiet_network_with_leases_wakes_no_thread_with_its_uplink_or_without() {
+    let space = Space::new();
+    space.ip("tuntap add lab0 mode tap");
+    let text = "[[network]]\nname = \"lab\"\nmode = \"host-only\"\nsocket-path = \"DIR/net.sock\"\ntap = \"lab0\"\n\
+                [network.dhcp]\nleases = \"DIR/leases\"\n";
+    let mut daemon = Daemon::of_file_in(&space, Stdio::null(), text, "net.sock");
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(1));
+    lease(&mut guest);
+    until("leases are written", || daemon.path("leases").exists());
+    // What the host says of itself when its interface comes up is over.
+    space.set("ipv6/conf/lab0/disable_ipv6", "1");
+    for is_there in [true, false] {
+        if !is_there {
+            space.ip("link delete lab0");
+            wait_for_line(&daemon, "the uplink is gone");
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let before = daemon.sleeps();
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(daemon.sleeps(), before, "there is an uplink: {is_there}");
+    }
     daemon.assert_alive();
 }
