@@ -16,12 +16,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::frame::ethernet::MacAddr;
-use crate::service::{Checksums, Leases, Outcome, Services, Settings, State};
+use crate::service::{Checksums, Leases, Outcome, Reservation, Services, Settings, State};
 use crate::switch::PortId;
 
 /// See the module's theory of operation.
 #[derive(Debug)]
 pub struct Desk {
+    /// What frames are judged by. Of addresses that are kept for clients, only `services` knows the present ones.
     settings: Settings,
     services: Mutex<Services>,
     /// The leases' generation when they were last taken.
@@ -71,6 +72,22 @@ impl Desk {
         leases.as_ref().map(Leases::to_text)
     }
 
+    /// Keeps these addresses for clients from now on, and no others.
+    pub fn set_reservations(&self, reservations: Vec<Reservation>) {
+        let mut services = self.lock();
+        let before = generation(&services);
+        services.set_reservations(reservations);
+        self.tell_of_change(before, &services);
+    }
+
+    /// Tells the supervisor of leases whose generation was `before`, if they are others now and it has not been told.
+    fn tell_of_change(&self, before: u64, services: &Services) {
+        if generation(services) != before && before == self.taken.load(Ordering::Relaxed) {
+            // Can only fail when the counter is full, and then the supervisor is being told already.
+            let _ = self.changed.write(1);
+        }
+    }
+
     /// Serves a request.
     pub(super) fn serve(
         &self,
@@ -83,10 +100,7 @@ impl Desk {
         let mut services = self.lock();
         let before = generation(&services);
         let outcome = services.handle(port, frame, checksums, now, answers);
-        if generation(&services) != before && before == self.taken.load(Ordering::Relaxed) {
-            // Can only fail when the counter is full, and then the supervisor is being told already.
-            let _ = self.changed.write(1);
-        }
+        self.tell_of_change(before, &services);
         outcome
     }
 
