@@ -260,10 +260,13 @@ fn bad_command_lines_get_one_line_and_exit_code_2() {
 
 #[test]
 fn a_descriptor_that_is_not_open_is_a_bad_command_line() {
-    let output = run("-q internal --fd 77");
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.lines().count() == 1 && said.contains("--fd 77: it is not open"), "{said}");
+    for line in ["internal --fd 77", "host-only --socket-path /tmp/never --tap-fd 77"] {
+        let output = run(&format!("-q {line}"));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        let (_, flag) = line.rsplit_once(" --").unwrap();
+        assert!(said.lines().count() == 1 && said.contains(&format!(" --{flag}: it is not open")), "{said}");
+    }
 }
 
 #[test]
@@ -788,7 +791,7 @@ fn a_change_that_cannot_be_made_leaves_the_network_as_it_was() {
     // In the place of the one that runs, that one has to come back.
     fs::write(&file, section("lab", "workers = 64")).unwrap();
     daemon.signal(Signal::SIGHUP);
-    daemon.err.wait_for("it is started again as it was before");
+    daemon.err.wait_for("the network lab is started again as it was before");
     daemon.err.wait_for("was read again");
     let _vm = connect(&mut daemon, 1);
     // And the next file is compared with what runs.

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use guestwire::config::Security;
 use guestwire::ring::GuestMem;
 use guestwire::ring::mailbox::{Message, PortMailbox, PortShared, RingSetup};
 use guestwire::worker::{Network, Worker};
@@ -84,7 +85,9 @@ impl Bed {
         }
         let port = PortMailbox::new(number as u32, self.worker.mailbox());
         let kick = File::from(transmit_setup.kick.try_clone().unwrap());
-        let shared = PortShared::new(number as u32, "bench".into(), mac(number)).unwrap();
+        let mut shared = PortShared::new(number as u32, "bench".into(), mac(number)).unwrap();
+        // As ports of internal networks are.
+        shared.security = Security::ON;
         self.post(&port, Message::Attach(Arc::new(shared)));
         self.post(&port, Message::Features(features));
         self.post(&port, Message::Memory(Some(Arc::new(GuestMem::new(mem).unwrap()))));

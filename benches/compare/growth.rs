@@ -253,8 +253,8 @@ impl Bed {
         }
     }
 
-    /// Frames a second, in millions, that arrive at the ports `counted`, and the device's busy time for each of all that
-    /// it takes. What port `flooder` sends to all is not among those that arrive.
+    /// Frames a second, in millions, that arrive at the ports `counted`, and the device's busy time for each of all
+    /// that it takes. What port `flooder` sends to all is not among those that arrive.
     fn measure(
         &mut self,
         counted: &[usize],

@@ -1,6 +1,6 @@
 //! The flags that several verbs share, every one defined once: its name, its help, and the type that checks it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -61,9 +61,9 @@ pub(super) struct AddressFlags {
     /// When not given it is guestwire/NAME.leases in /var/lib for root, else in $XDG_STATE_HOME or ~/.local/state.
     #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(file_path))]
     leases: Option<PathBuf>,
-    /// A name server that guests are told of; may be given more than once
+    /// A name server that guests are told of, by IPv4 or IPv6; may be given more than once
     #[arg(long, value_name = "ADDRESS")]
-    dns: Vec<Ipv4Addr>,
+    dns: Vec<IpAddr>,
     /// The domain that guests are told they are in
     #[arg(long, value_name = "NAME")]
     domain: Option<DomainName>,
@@ -210,15 +210,12 @@ impl AddressFlags {
 
     /// The DHCP server of this subnet.
     pub(super) fn into_dhcp(self, subnet: Subnet4) -> Dhcp {
-        let all = Dhcp::of(subnet);
-        Dhcp {
-            range: self.dhcp_range.unwrap_or(all.range),
-            lease: self.lease_time.unwrap_or(all.lease),
-            dns: self.dns,
-            domain: self.domain,
-            leases: self.leases,
-            ..all
-        }
+        let mut dhcp = Dhcp::of(subnet);
+        dhcp.range = self.dhcp_range.unwrap_or(dhcp.range);
+        dhcp.lease = self.lease_time.unwrap_or(dhcp.lease);
+        dhcp.set_dns(&self.dns);
+        (dhcp.domain, dhcp.leases) = (self.domain, self.leases);
+        dhcp
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a configuration amounts to, for people and for programs.
 
 use std::fmt::{self, Write};
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -184,11 +185,12 @@ fn services_object(network: &Network, services: &Services) -> Value {
 
 fn dhcp_object(network: &Network, dhcp: &Dhcp) -> Value {
     let reservations = network.reservations();
+    let dns = dhcp.dns.iter().copied().map(IpAddr::V4).chain(dhcp.dns6.iter().copied().map(IpAddr::V6));
     json!({
         "first": dhcp.range.first(),
         "last": dhcp.range.last(),
         "lease_seconds": dhcp.lease.seconds(),
-        "dns": dhcp.dns,
+        "dns": dns.collect::<Vec<_>>(),
         "domain": dhcp.domain.as_ref().map(|domain| domain.as_str()),
         "search": dhcp.search.iter().map(|domain| domain.as_str()).collect::<Vec<_>>(),
         "leases": dhcp.leases,

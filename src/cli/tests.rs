@@ -147,14 +147,15 @@ fn a_host_only_network_has_its_defaults_and_its_flags() {
     assert!(services.dhcp.is_some() && services.subnet6.is_some());
     assert_eq!(network.security, Security::ON);
     let line = "host-only --socket-path a --name lab --subnet 10.9.0.0/16 --subnet6 fd01::/64 --tap t0 --dhcp-range \
-                10.9.1.0-10.9.1.9 --lease-time 2h --dns 10.9.0.1 --domain lab --leases l --port-security off";
+                10.9.1.0-10.9.1.9 --lease-time 2h --dns 10.9.0.1 --dns fd00::5 --domain lab --leases l \
+                --port-security off";
     let network = config(line).networks.remove(0);
     let Mode::HostOnly(HostOnly { tap, services }) = &network.mode else { panic!("{network:?}") };
     assert_eq!(*tap, TapSource::Name("t0".parse().unwrap()));
     assert_eq!(services.subnet6.unwrap().to_string(), "fd01::/64");
     let dhcp = services.dhcp.as_ref().unwrap();
     assert_eq!((dhcp.range.to_string(), dhcp.lease.to_string()), ("10.9.1.0-10.9.1.9".into(), "2h".into()));
-    assert_eq!((dhcp.dns.len(), dhcp.domain.is_some(), dhcp.leases.is_some()), (1, true, true));
+    assert_eq!((dhcp.dns.len(), dhcp.dns6.len(), dhcp.domain.is_some(), dhcp.leases.is_some()), (1, 1, true, true));
     assert_eq!((network.name.as_str(), network.security), ("lab", Security::OFF));
     let quiet = config("host-only --socket-path a --no-dhcp --subnet6 off").networks.remove(0);
     assert!(quiet.services().is_some_and(|services| services.dhcp.is_none() && services.subnet6.is_none()));

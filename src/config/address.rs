@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use super::{Name, Problem, problem};
+use super::{Name, Problem, fnv1a, problem};
 
 /// The shortest prefix of a subnet: the largest subnet.
 pub const PREFIX_MIN: u8 = 8;
@@ -168,9 +168,7 @@ impl Subnet6 {
     /// The subnet of a network whose user chose none: always the same for the same name and IPv4 subnet. As RFC 4193
     /// (3.2.2) wants, 40 bits that hardly any other network has.
     pub fn derived(name: &Name, subnet: Subnet4) -> Self {
-        // FNV-1a: stable for ever, unlike the standard library's hash.
-        let bytes = name.as_str().bytes().chain(subnet.to_string().into_bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let hash = fnv1a(name.as_str().bytes().chain(subnet.to_string().into_bytes()));
         Self { upper: 0xfd << 56 | hash >> 24 << 16 }
     }
 

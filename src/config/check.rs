@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use super::{
     ATTACHMENTS_MAX, Attachment, Bridged, Config, DNS_MAX, DeclaredPort, Dhcp, Holder, Mode, NETWORKS_MAX, Network,
-    Problem, Services, Subnet6, TapSource, Via,
+    Problem, SEARCH_MAX, Services, Subnet6, TapSource, Via,
 };
 
 /// What a problem is about.
@@ -223,10 +223,19 @@ impl Findings {
             let text = format!("{range} is not within the addresses that {subnet} has for guests: {first}-{last}");
             self.add(at(index, Field::Range), text);
         }
-        let lists =
-            [(Field::Dns, dhcp.dns.len(), "name servers"), (Field::Search, dhcp.search.len(), "search domains")];
-        for (field, _, what) in lists.into_iter().filter(|(_, count, _)| *count > DNS_MAX) {
-            self.add(at(index, field), format!("at most {DNS_MAX} {what} can be told to guests: name fewer"));
+        for (field, count, max, what) in [
+            (Field::Dns, dhcp.dns.len(), DNS_MAX, "name servers"),
+            (Field::Dns, dhcp.dns6.len(), DNS_MAX, "name servers of IPv6"),
+            (Field::Search, dhcp.search.len(), SEARCH_MAX, "search domains"),
+        ] {
+            if count > max {
+                self.add(at(index, field), format!("at most {max} {what} can be told to guests: name fewer"));
+            }
+        }
+        if let (Some(server), None) = (dhcp.dns6.first(), services.subnet6) {
+            let text =
+                format!("guests are not told of {server} without a subnet of IPv6: add subnet6, or leave it out");
+            self.add(at(index, Field::Dns), text);
         }
         if let Some(path) = leases {
             let key = Unique::LeaseFile(whole(path));

@@ -2,20 +2,21 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use super::address::colon_bytes;
 use super::{DomainName, HostName, MacAddr, Name, Problem, Subnet4, problem};
 
-/// The shortest lease.
-pub const LEASE_MIN: Duration = Duration::from_secs(120);
-/// The longest lease: a year.
-pub const LEASE_MAX: Duration = Duration::from_secs(365 * 86_400);
-/// Name servers and search domains that are told to guests, at most: they have to fit a message.
+/// The shortest lease, in seconds. Clients renew after half of it.
+pub const LEASE_SECONDS_MIN: u32 = 120;
+/// The longest lease, in seconds: a year.
+pub const LEASE_SECONDS_MAX: u32 = 365 * 86_400;
+/// Name servers that guests are told of, at most: with [`SEARCH_MAX`] domains they fit into one frame of any protocol.
 pub const DNS_MAX: usize = 8;
+/// Domains that guests are told to search, at most.
+pub const SEARCH_MAX: usize = 6;
 /// The longest client identifier, in bytes: an option's length is one byte (RFC 2132, 2).
 pub const CLIENT_ID_BYTES_MAX: usize = 255;
 /// Where leases are kept when we run as root.
@@ -28,8 +29,10 @@ pub struct Dhcp {
     pub range: Range4,
     /// How long a lease is.
     pub lease: LeaseTime,
-    /// The name servers that guests are told of.
+    /// The name servers that guests are told of by DHCP.
     pub dns: Vec<Ipv4Addr>,
+    /// Those that guests are told of beside the subnet of IPv6, and only where there is one.
+    pub dns6: Vec<Ipv6Addr>,
     /// The domain that guests are told they are in.
     pub domain: Option<DomainName>,
     /// The domains in which guests look names up.
@@ -47,11 +50,20 @@ impl Dhcp {
             range: Range4::of(subnet),
             lease: LeaseTime::HOUR,
             dns: Vec::new(),
+            dns6: Vec::new(),
             domain: None,
             search: Vec::new(),
             reservations: Vec::new(),
             leases: None,
         }
+    }
+
+    /// Has guests told of these name servers.
+    pub fn set_dns(&mut self, servers: &[IpAddr]) {
+        let v4 = |server: &IpAddr| if let IpAddr::V4(server) = server { Some(*server) } else { None };
+        let v6 = |server: &IpAddr| if let IpAddr::V6(server) = server { Some(*server) } else { None };
+        self.dns = servers.iter().filter_map(v4).collect();
+        self.dns6 = servers.iter().filter_map(v6).collect();
     }
 }
 
@@ -149,7 +161,7 @@ impl FromStr for LeaseTime {
         let seconds = digits.parse::<u32>().ok().filter(|_| is_number).zip(unit);
         let seconds = seconds.and_then(|(number, unit)| number.checked_mul(unit));
         match seconds {
-            Some(s) if (LEASE_MIN..=LEASE_MAX).contains(&Duration::from_secs(s.into())) => Ok(Self(s)),
+            Some(s) if (LEASE_SECONDS_MIN..=LEASE_SECONDS_MAX).contains(&s) => Ok(Self(s)),
             _ => problem("not a time from 2m to 365d: a number with s, m, h or d, such as 1h"),
         }
     }

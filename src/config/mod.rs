@@ -9,6 +9,7 @@ mod check;
 mod dhcp;
 pub mod file;
 mod guest;
+mod hash;
 mod mode;
 mod name;
 mod network;
@@ -23,10 +24,11 @@ use std::path::PathBuf;
 pub use address::{MacAddr, PREFIX_MAX, PREFIX_MIN, Subnet4, Subnet6, Subnet6Choice};
 pub use check::{Field, Place};
 pub use dhcp::{
-    CLIENT_ID_BYTES_MAX, ClientId, DNS_MAX, Dhcp, Holder, LEASE_MAX, LEASE_MIN, LeaseTime, Range4, Reservation,
-    lease_file,
+    CLIENT_ID_BYTES_MAX, ClientId, DNS_MAX, Dhcp, Holder, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, LeaseTime, Range4,
+    Reservation, SEARCH_MAX, lease_file,
 };
 pub use guest::{MTU_MIN, Mtu, QUEUE_PAIRS_MAX, QueuePairs, WORKERS_MAX, WorkerCount};
+pub use hash::fnv1a;
 pub use mode::{Bridged, HostOnly, Internal, Mode, Security, Services, TapSource, Via};
 pub use name::{
     DOMAIN_BYTES_MAX, DomainName, HostName, IF_NAME_BYTES_MAX, IfName, LABEL_BYTES_MAX, NAME_BYTES_MAX, Name,

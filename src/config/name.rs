@@ -11,8 +11,9 @@ pub const NAME_BYTES_MAX: usize = 32;
 pub const IF_NAME_BYTES_MAX: usize = 15;
 /// The longest label of a domain name, in bytes (RFC 1035, 2.3.4).
 pub const LABEL_BYTES_MAX: usize = 63;
-/// The longest domain name as text, in bytes (RFC 1035, 2.3.4: 255 on the wire).
-pub const DOMAIN_BYTES_MAX: usize = 253;
+/// The longest domain, in bytes: with a host's name before it, it is still a name that DNS can carry, of 253 bytes as
+/// text (RFC 1035, 2.3.4: 255 on the wire).
+pub const DOMAIN_BYTES_MAX: usize = 253 - LABEL_BYTES_MAX - 1;
 
 macro_rules! text_type {
     ($type:ident) => {

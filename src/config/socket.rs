@@ -91,10 +91,8 @@ impl FromStr for InheritedFd {
     fn from_str(text: &str) -> Result<Self, Problem> {
         match text.parse::<RawFd>() {
             Ok(number) if number >= INHERITED_FD_MIN => Ok(Self(number)),
-            Ok(number) if number >= 0 => {
-                problem(format!("{number} is a standard stream: pass the socket as 3 or more"))
-            }
-            _ => problem("not the number of a descriptor: pass an open socket's, 3 or more"),
+            Ok(number) if number >= 0 => problem(format!("{number} is a standard stream: pass it as 3 or more")),
+            _ => problem("not the number of a descriptor: pass that of what is open, 3 or more"),
         }
     }
 }

@@ -105,6 +105,9 @@ fn names_can_be_interfaces_and_files() {
     }
     let long = "abcdefghijklmnopq".parse().unwrap();
     assert_eq!(TapSource::Auto.name(&long).unwrap().as_str(), "gw-abcdefghijkl");
+    let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(DOMAIN_BYTES_MAX - 128)].join(".");
+    assert!(longest.len() == DOMAIN_BYTES_MAX && longest.parse::<DomainName>().is_ok());
+    assert!(format!("{longest}d").parse::<DomainName>().is_err(), "no host's name fits before it");
     assert!("lab.example.".parse::<DomainName>().is_ok_and(|domain| domain.as_str() == "lab.example"));
     for bad in ["", ".", "a..b", "-a", "a-", &"x".repeat(64), "a b"] {
         assert!(bad.parse::<DomainName>().is_err(), "{bad:?}");

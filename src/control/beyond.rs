@@ -1,23 +1,26 @@
 //! What a network is made of beside its ports, as the supervisor keeps it: its uplink, and the file of its leases.
 //!
-//! Theory of operation. The worker that reads an uplink says when its device has gone. From then on every change of the
-//! host's interfaces is an occasion to open it again: as soon as the interface that the user named is there, or at once
-//! if it is a tap of our own; and so is every second while the interface is there and cannot be opened. Leases are
-//! written a moment after they have changed, so that a guest that makes them change all the time costs a file now and
-//! then and no more.
+//! Theory of operation. The worker that reads an uplink says when its device has gone. It is then opened again: as soon
+//! as the interface that the user named is there, or at once if it is a tap of our own. If that fails, or if what was
+//! opened does not last, it is tried again after pauses that grow, and when something happens to the interface that the
+//! user named; nothing else counts, since an attempt itself makes interfaces come and go. A tap that was left to us as
+//! an open descriptor cannot be opened again. Leases are written a moment after they have changed, so that a guest that
+//! makes them change all the time costs a file now and then and no more.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
+use super::backoff::{Backoff, WORKED_MIN};
 use super::leases::LeaseFile;
 use super::ports::Common;
 use super::source::{NetworkId, Source};
 use crate::config::{IfName, Mode, Network, TapSource, Via, lease_file};
+use crate::frame::ethernet::MacAddr;
 use crate::frame::prefix::Prefix6;
 use crate::metrics::export::PortReport;
-use crate::mode::{self, InheritedTaps, Made};
+use crate::mode::{self, Made, ModeError};
 use crate::ring::mailbox::PortShared;
 use crate::service::{Leases, Services};
 use crate::switch::SubnetFilter;
@@ -29,9 +32,67 @@ use crate::worker::{Desk, Parts, UplinkHalf};
 /// How long leases that have changed wait to be written.
 pub(super) const LEASES_WAIT: Duration = Duration::from_secs(1);
 
-/// How long an uplink waits to be opened again whose device is there and could not be opened: whoever makes a tap holds
-/// it for a moment.
-pub(super) const UPLINK_WAIT: Duration = Duration::from_secs(1);
+/// Attempts to open an uplink again.
+#[derive(Debug)]
+struct Attempts {
+    backoff: Backoff,
+    /// Whether it is known that the device is gone.
+    is_missed: bool,
+    /// When the next one is due; none: not before something happens to the interface.
+    due: Option<Instant>,
+    /// When one was successful.
+    opened: Option<Instant>,
+    /// Why the last one failed, so that it is told once.
+    error: Option<String>,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { backoff: Backoff::of_uplink(), is_missed: false, due: None, opened: None, error: None }
+    }
+}
+
+impl Attempts {
+    /// The device has gone. The first attempt is due at once, unless what was opened last did not last.
+    fn miss(&mut self, now: Instant) {
+        self.is_missed = true;
+        let has_worked = self.opened.is_none_or(|opened| now.saturating_duration_since(opened) >= WORKED_MIN);
+        if has_worked {
+            self.backoff.restart();
+        }
+        self.due = Some(if has_worked { now } else { now + self.backoff.failed() });
+    }
+
+    /// Something that may help has happened to the interface.
+    fn encourage(&mut self, now: Instant) {
+        self.backoff.restart();
+        self.due = Some(now);
+    }
+
+    /// Whether one is to be made now.
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    /// There is nothing to open.
+    fn rest(&mut self) {
+        (self.due, self.error) = (None, None);
+    }
+
+    /// One was successful.
+    fn succeed(&mut self, now: Instant) {
+        self.rest();
+        (self.is_missed, self.opened) = (false, Some(now));
+    }
+
+    /// One has failed. Returns whether it is news that it did so for this reason.
+    fn fail(&mut self, now: Instant, error: String) -> bool {
+        self.due = Some(now + self.backoff.failed());
+        let is_news = self.error.as_ref() != Some(&error);
+        self.error = Some(error);
+        is_news
+    }
+}
 
 /// See the module's theory of operation.
 #[derive(Debug, Default)]
@@ -41,15 +102,17 @@ pub(super) struct Beyond {
     file: Option<LeaseFile>,
     filter: Option<SubnetFilter>,
     prefixes: Vec<Prefix6>,
-    /// Why the uplink could not be opened the last time, so that it is told once.
-    last_error: Option<String>,
+    /// The MAC address of the host's interface, which guests know, where services answer in its name.
+    server_mac: Option<MacAddr>,
+    attempts: Attempts,
 }
 
 impl Beyond {
     /// Puts together what a network was made of.
     pub(super) fn new(network: &Network, made: Made, common: &mut Common) -> io::Result<Self> {
         let Made { uplink, services, filter, prefixes, shared_mac } = made;
-        let mut beyond = Self { filter, prefixes, ..Self::default() };
+        let server_mac = services.as_ref().map(|settings| settings.server_mac);
+        let mut beyond = Self { filter, prefixes, server_mac, ..Self::default() };
         if let Some(device) = uplink {
             let shared = PortShared::new(common.uplink_number(), network.name.to_string(), [0; 6])?;
             let half = UplinkHalf::new(Arc::new(shared), shared_mac)?;
@@ -76,9 +139,9 @@ impl Beyond {
         self.uplink.is_some()
     }
 
-    /// Whether the uplink could not be opened again the last time, though its device is there.
-    pub(super) fn has_failed(&self) -> bool {
-        self.last_error.is_some()
+    /// When to try to open the uplink again, if it is to be tried.
+    pub(super) fn next_attempt(&self) -> Option<Instant> {
+        self.attempts.due
     }
 
     /// The uplink's figures now.
@@ -106,6 +169,13 @@ impl Beyond {
         self.desk.iter().for_each(|desk| poller.remove(desk.changed_fd()));
     }
 
+    /// Keeps the addresses for guests that the network says now.
+    pub(super) fn reserve(&self, network: &Network) -> Result<(), ModeError> {
+        let Some(desk) = &self.desk else { return Ok(()) };
+        desk.set_reservations(mode::reservations(network)?);
+        Ok(())
+    }
+
     /// Takes note that leases have changed: they are quiet until they are written.
     pub(super) fn hear_of_leases(&self) {
         self.desk.iter().for_each(|desk| desk.quiet());
@@ -122,36 +192,84 @@ impl Beyond {
 
     /// Looks at what has happened to the host's interfaces, and at whether the uplink is there. Returns whether it has
     /// come back, so that the workers have to look.
-    pub(super) fn follow(&mut self, network: &Network, events: &[Event]) -> bool {
+    pub(super) fn follow(&mut self, network: &Network, events: &[Event], now: Instant) -> bool {
         let Some(half) = &self.uplink else { return false };
-        half.hear_of_gone();
         let needed = needed_interface(network);
         let is_needed = |event: &&Event| Some(event.name.as_str()) == needed.as_ref().map(IfName::as_str);
         if events.iter().filter(is_needed).any(|event| parts_us(network, &event.change)) {
             half.disconnect(&Gone::Deleted);
         }
+        half.hear_of_gone();
         events.iter().filter(|event| half.is_on(&event.name)).for_each(|event| heed(network, event));
-        if !half.is_gone() || !needed.as_ref().is_none_or(exists) {
-            self.last_error = None;
+        if !half.is_gone() {
             return false;
         }
-        match mode::make(network, &mut InheritedTaps::new()) {
-            Ok(Made { uplink: Some(device), .. }) => {
-                tracing::info!(network = network.name.as_str(), "the uplink is back: {}", device.name());
+        if !self.attempts.is_missed {
+            self.attempts.miss(now);
+            tell_missed(network);
+        }
+        if network.mode.inherited_tap().is_some() {
+            self.attempts.rest();
+            return false;
+        }
+        if events.iter().filter(is_needed).any(|event| may_help(network, &event.change)) {
+            self.attempts.encourage(now);
+        }
+        if self.attempts.is_due(now) && !needed.as_ref().is_none_or(exists) {
+            self.attempts.rest();
+        }
+        self.attempts.is_due(now) && self.reopen(network, now)
+    }
+
+    /// Tries to open the uplink again, and says whether it is there.
+    fn reopen(&mut self, network: &Network, now: Instant) -> bool {
+        let name = network.name.as_str();
+        match (mode::reopen(network, self.server_mac), &self.uplink) {
+            (Ok(Some(device)), Some(half)) => {
+                tracing::info!(network = name, "the uplink is back: {}", device.name());
                 half.connect(device);
-                self.last_error = None;
+                self.attempts.succeed(now);
                 true
             }
-            Ok(_) => false,
-            Err(error) => {
+            (Ok(_), _) => {
+                self.attempts.rest();
+                false
+            }
+            (Err(error), _) => {
                 let text = error.to_string();
-                if self.last_error.as_ref() != Some(&text) {
-                    tracing::warn!(network = network.name.as_str(), "the uplink cannot be opened again: {text}");
+                if self.attempts.fail(now, text.clone()) {
+                    tracing::warn!(
+                        network = name,
+                        "the uplink cannot be opened again: {text}; it is tried now and then"
+                    );
                 }
-                self.last_error = Some(text);
                 false
             }
         }
+    }
+}
+
+/// Tells what becomes of a network whose uplink has gone.
+fn tell_missed(network: &Network) {
+    let name = network.name.as_str();
+    match network.mode.inherited_tap() {
+        Some(fd) => tracing::warn!(
+            network = name,
+            "descriptor {} cannot be opened again, and VMs are among themselves: start guestwire again with another, \
+             or name a tap with --tap, which is waited for",
+            fd.number()
+        ),
+        None => tracing::info!(network = name, "VMs are among themselves until there is one again"),
+    }
+}
+
+/// Whether an uplink that could not be opened may be opened after a change of the interface that it needs. What an
+/// attempt changes itself must not count: a bridge has another MAC address when our tap joins it.
+fn may_help(network: &Network, change: &Change) -> bool {
+    match change {
+        Change::Appeared | Change::Renamed(_) | Change::Up => true,
+        Change::Mac(_) => matches!(network.mode, Mode::HostOnly(_)),
+        Change::Vanished | Change::Down | Change::Mtu(_) => false,
     }
 }
 

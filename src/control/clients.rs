@@ -50,7 +50,7 @@ impl Clients {
     /// Adds one; the first attempt is due at once.
     pub(super) fn add(&mut self, way: WayIn, now: Instant) {
         let state = State::Waiting { until: now };
-        self.0.push(Client { way, state, backoff: Backoff::new(), missed: false });
+        self.0.push(Client { way, state, backoff: Backoff::of_vmm(), missed: false });
     }
 
     /// Forgets those that are not to stay.

@@ -15,6 +15,7 @@ mod backoff;
 mod beyond;
 mod clients;
 mod hints;
+mod holdings;
 pub mod leases;
 mod listeners;
 mod ports;

@@ -140,24 +140,27 @@ pub(super) struct Ports {
     offer: Offer,
     /// The workers' mailboxes; at least one.
     mailboxes: Vec<Arc<Mailbox>>,
+    /// How many ports there may be.
+    max: usize,
     live: BTreeMap<u32, LivePort>,
     /// The declared ports that have a VM.
     taken: HashSet<Name>,
 }
 
 impl Ports {
-    /// None yet. `mailboxes` are those of the network's workers.
-    pub(super) fn new(id: NetworkId, network: &Network, mailboxes: Vec<Arc<Mailbox>>) -> Self {
+    /// None yet. `mailboxes` are those of the network's workers. An uplink has a port's place in the switch.
+    pub(super) fn new(id: NetworkId, network: &Network, mailboxes: Vec<Arc<Mailbox>>, has_uplink: bool) -> Self {
+        let max = PORTS_MAX - usize::from(has_uplink);
         let (offer, security) = (Offer::to_guests_of(network), network.security);
         let network = network.name.to_string();
-        Self { id, network, security, offer, mailboxes, live: BTreeMap::new(), taken: HashSet::new() }
+        Self { id, network, security, offer, mailboxes, max, live: BTreeMap::new(), taken: HashSet::new() }
     }
 
     /// Whether one more port can be made. To be asked before a connection is taken: one that has to be dropped again is
     /// harder on a VMM than one that waits.
     pub(super) fn room(&self, common: &Common) -> io::Result<()> {
-        if self.live.len() >= PORTS_MAX {
-            return Err(io::Error::other(format!("the network has {PORTS_MAX} ports, the most there can be")));
+        if self.live.len() >= self.max {
+            return Err(io::Error::other(format!("the network has {} ports, the most there can be", self.max)));
         }
         // As accept(2) fails when none is left, and a little earlier: see `FDS_SPARE`.
         if free_fds(common.ended_fd(), common.nofile_limit)? < FDS_PER_PORT + FDS_SPARE {

@@ -7,13 +7,15 @@
 //!
 //! It is done in two halves. First everything new is made that can be: networks with new names, and sockets whose names
 //! are free. If anything fails, or the file makes no sense, what was made is undone and nothing has changed. Then what
-//! has to leave leaves, and the new takes its place. What is made anew under the same name has to wait for that, since
-//! the old one holds what the new one wants: a network that then cannot be started is started as it was before, and a
-//! socket that cannot be made is missing; either is logged, and the rest goes on.
+//! has to leave leaves, and the new takes its place. What is made anew under the same name has to wait for that, and so
+//! has a network with a new name that wants what one that leaves still holds, as when a network is renamed. If it then
+//! cannot be started, the one before it is started again as it was, and a socket that cannot be made is missing; either
+//! is logged, and the rest goes on. Addresses that are kept for guests are other ones at once, for those who ask next.
 
 use std::io;
 use std::time::Instant;
 
+use super::holdings::exclude_each_other;
 use super::listeners::Door;
 use super::running::Running;
 use super::source::NetworkId;
@@ -21,7 +23,7 @@ use super::start::{StartError, bind, failed, start_network};
 use super::supervisor::Supervisor;
 use super::ways::WayIn;
 use crate::config::file::{self, FileError};
-use crate::config::{Attachment, Config, Network};
+use crate::config::{Attachment, Config, Name, Network};
 use crate::mode::InheritedTaps;
 
 /// What will be in the place of what runs.
@@ -33,16 +35,30 @@ struct Plan {
     leaving: Vec<NetworkId>,
     /// Networks with new names.
     new: Vec<Running>,
-    /// Networks that are made anew once the one with the same name has left.
-    anew: Vec<(NetworkId, Network)>,
+    /// Networks that can be started only once those have left that hold what they want.
+    anew: Vec<Anew>,
     /// Ways in that are new, with their sockets where those could be made already.
     ways: Vec<(NetworkId, WayIn, Option<Door>)>,
+}
+
+/// A network that can be started only once others have left.
+#[derive(Debug)]
+struct Anew {
+    id: NetworkId,
+    network: Network,
+    /// The one that is started again if this one cannot be.
+    before: Option<Name>,
 }
 
 /// Whether the one differs from the other in nothing but its ways in.
 fn is_same_but_for_ways(one: &Network, other: &Network) -> bool {
     let without_ways = |network: &Network| Network { attachments: Vec::new(), ports: Vec::new(), ..network.clone() };
     without_ways(one) == without_ways(other)
+}
+
+/// Whether the one can be there only once the other has left.
+fn succeeds(one: &Network, other: &Network) -> bool {
+    one.name == other.name || exclude_each_other(one, other)
 }
 
 impl Supervisor {
@@ -88,28 +104,22 @@ impl Supervisor {
 
     fn make_plan(&mut self, config: &Config, plan: &mut Plan) -> Result<(), StartError> {
         for network in &config.networks {
-            let before = self.networks.values().filter(|running| !running.is_leaving());
-            let before = before.into_iter().find(|running| running.network.name == network.name);
-            match before {
-                Some(running) if is_same_but_for_ways(&running.network, network) => {
-                    plan.kept.push((running.id, network.clone()));
-                }
-                before => {
-                    let is_new = before.is_none();
-                    let id = self.new_id().map_err(failed("run one more network"))?;
-                    if is_new {
-                        plan.new.push(start_network(id, network, &mut InheritedTaps::new(), &mut self.common)?);
-                    } else {
-                        plan.anew.push((id, network.clone()));
-                    }
-                }
+            let before = self.present().find(|running| running.network.name == network.name);
+            if let Some(running) = before.filter(|running| is_same_but_for_ways(&running.network, network)) {
+                plan.kept.push((running.id, network.clone()));
             }
         }
-        let stays = |id: &NetworkId| plan.kept.iter().any(|(kept, _)| kept == id);
-        plan.leaving = self.networks.keys().filter(|id| !stays(id)).copied().collect();
+        let is_kept = |running: &Running| plan.kept.iter().any(|(id, _)| *id == running.id);
+        plan.leaving = self.present().filter(|running| !is_kept(running)).map(|running| running.id).collect();
+        for network in &config.networks {
+            if !plan.kept.iter().any(|(_, kept)| kept.name == network.name) {
+                self.plan_new(network, config, plan)?;
+            }
+        }
         let leaving_ways = self.leaving_ways(plan);
         let started = plan.new.iter().map(|running| (running.id, &running.network));
-        let others = plan.kept.iter().chain(&plan.anew).map(|(id, network)| (*id, network));
+        let kept = plan.kept.iter().map(|(id, network)| (*id, network));
+        let others = kept.chain(plan.anew.iter().map(|anew| (anew.id, &anew.network)));
         let mut ways = Vec::new();
         for (id, network) in started.chain(others) {
             let before = self.networks.get(&id).map(|running| WayIn::all(&running.network)).unwrap_or_default();
@@ -122,10 +132,36 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Networks that run and are not leaving.
+    fn present(&self) -> impl Iterator<Item = &Running> {
+        self.networks.values().filter(|running| !running.is_leaving())
+    }
+
+    /// Starts a network, or has it started once others have left that are in its way.
+    fn plan_new(&mut self, network: &Network, config: &Config, plan: &mut Plan) -> Result<(), StartError> {
+        if let Some(fd) = network.mode.inherited_tap() {
+            return Err(StartError::InheritedTap { network: network.name.to_string(), number: fd.number() });
+        }
+        let id = self.new_id().map_err(failed("run one more network"))?;
+        let leaving = self.present().filter(|running| plan.leaving.contains(&running.id));
+        let in_the_way: Vec<&Name> =
+            leaving.map(|running| &running.network).filter(|other| succeeds(network, other)).map(|o| &o.name).collect();
+        if in_the_way.is_empty() {
+            plan.new.push(start_network(id, network, &mut InheritedTaps::new(), &mut self.common)?);
+        } else {
+            // One whose name is another's now has that one in its place.
+            let may_return = |name: &&&Name| !config.networks.iter().any(|other| other.name == ***name);
+            let before = in_the_way.iter().find(|name| ***name == network.name);
+            let before = before.or_else(|| in_the_way.iter().find(may_return)).map(|name| (*name).clone());
+            plan.anew.push(Anew { id, network: network.clone(), before });
+        }
+        Ok(())
+    }
+
     /// The ways in that there will not be any more.
     fn leaving_ways(&self, plan: &Plan) -> Vec<WayIn> {
         let mut leaving = Vec::new();
-        for running in self.networks.values().filter(|running| !running.is_leaving()) {
+        for running in self.present() {
             let kept = plan.kept.iter().find(|(id, _)| *id == running.id);
             let stay = kept.map(|(_, network)| WayIn::all(network)).unwrap_or_default();
             leaving.extend(WayIn::all(&running.network).into_iter().filter(|way| !stay.contains(way)));
@@ -136,7 +172,7 @@ impl Supervisor {
     /// The second half.
     fn carry_out(&mut self, plan: Plan, config: Config) -> io::Result<()> {
         let Plan { kept, leaving, new, anew, mut ways } = plan;
-        let (networks, changed) = (new.len() + anew.len(), ways.len());
+        let (started, gone, changed) = (new.len() + anew.len(), leaving.len(), ways.len());
         let (mut doors, mut left) = (Vec::new(), Vec::new());
         for id in leaving {
             left.extend(self.networks.get(&id).map(|running| running.network.clone()));
@@ -146,13 +182,20 @@ impl Supervisor {
             let Some(running) = self.networks.get_mut(&id) else { continue };
             let stay = WayIn::all(&network);
             doors.extend(running.close_unless(|way| stay.contains(way), &self.poller));
+            if network.reservations() != running.network.reservations()
+                && let Err(error) = running.beyond.reserve(&network)
+            {
+                tracing::error!("SIGHUP: network {}: {error}; other addresses are kept than it says", network.name);
+            }
             running.network = network;
         }
+        // That an interface has gone with its network is no news to the one that makes it again.
+        self.follow_uplinks()?;
         for running in new {
             self.add(running)?;
         }
-        for (id, network) in anew {
-            self.start_anew(id, &network, &left, &mut ways)?;
+        for anew in anew {
+            self.start_anew(&anew, &mut left, &mut ways)?;
         }
         // Sockets that nobody asks for any more go away now: their names may be asked for in another way.
         doors.retain(|(left, _)| ways.iter().any(|(_, way, _)| way.attachment == left.attachment));
@@ -167,39 +210,38 @@ impl Supervisor {
         if (&config.stats, config.verbosity) != (&self.config.stats, self.config.verbosity) {
             tracing::debug!("SIGHUP: [statistics] and [log] stay as they were when the process was started");
         }
-        tracing::info!(
-            started = networks,
-            left = left.len(),
-            sockets = changed,
-            "SIGHUP: the configuration was read again"
-        );
+        tracing::info!(started, left = gone, sockets = changed, "SIGHUP: the configuration was read again");
         self.config = Config { stats: self.config.stats.clone(), verbosity: self.config.verbosity, ..config };
         self.try_clients()
     }
 
-    /// Starts a network in the place of the one with its name among those that have `left`, or else that one again.
+    /// Starts a network in the place of one of those that have `left`, or else that one again.
     fn start_anew(
         &mut self,
-        id: NetworkId,
-        network: &Network,
-        left: &[Network],
+        anew: &Anew,
+        left: &mut Vec<Network>,
         ways: &mut Vec<(NetworkId, WayIn, Option<Door>)>,
     ) -> io::Result<()> {
-        let taps = &mut InheritedTaps::new();
+        let (Anew { id, network, before }, taps) = (anew, &mut InheritedTaps::new());
+        let id = *id;
         let error = match start_network(id, network, taps, &mut self.common) {
             Ok(running) => return self.add(running),
             Err(error) => error,
         };
         ways.retain(|(of, _, _)| *of != id);
-        let Some(before) = left.iter().find(|before| before.name == network.name) else { return Ok(()) };
-        tracing::error!("SIGHUP: network {}: {error}; it is started again as it was before", network.name);
-        match start_network(id, before, taps, &mut self.common) {
+        let place = left.iter().position(|left| Some(&left.name) == before.as_ref());
+        let Some(before) = place.map(|place| left.swap_remove(place)) else {
+            tracing::error!("SIGHUP: {error}; the network {} is down until the file is read again", network.name);
+            return Ok(());
+        };
+        tracing::error!("SIGHUP: {error}; the network {} is started again as it was before", before.name);
+        match start_network(id, &before, taps, &mut self.common) {
             Ok(running) => {
-                ways.extend(WayIn::all(before).into_iter().map(|way| (id, way, None)));
+                ways.extend(WayIn::all(&before).into_iter().map(|way| (id, way, None)));
                 self.add(running)
             }
             Err(error) => {
-                tracing::error!("SIGHUP: network {}: {error}; it is down until the file is read again", network.name);
+                tracing::error!("SIGHUP: {error}; the network {} is down until the file is read again", before.name);
                 Ok(())
             }
         }

@@ -60,7 +60,7 @@ impl Running {
             }
         }
         let mailboxes = workers.iter().map(WorkerHandle::mailbox).collect();
-        let ports = Ports::new(id, network, mailboxes);
+        let ports = Ports::new(id, network, mailboxes, beyond.has_uplink());
         Ok(Self {
             id,
             network: network.clone(),

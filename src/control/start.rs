@@ -30,8 +30,10 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A descriptor that our parent should have left us is of no use.
-    #[error("--fd {number}: {source}")]
+    #[error("{flag} {number}: {source}")]
     Inherit {
+        /// The flag that names it.
+        flag: &'static str,
         /// The descriptor.
         number: RawFd,
         /// Why.
@@ -40,6 +42,17 @@ pub enum StartError {
     /// A descriptor cannot be left to a process that runs.
     #[error("descriptor {0} was not left to us when we started: a socket-path can be added while we run")]
     NoDescriptor(RawFd),
+    /// A tap that was left to us cannot be opened a second time.
+    #[error(
+        "network {network}: descriptor {number} can be taken only when we start, so that the network cannot change \
+         now: start guestwire again, or name a tap as tap"
+    )]
+    InheritedTap {
+        /// The network's name.
+        network: String,
+        /// The descriptor.
+        number: RawFd,
+    },
     /// There is no such group.
     #[error("there is no group '{0}': create it, or name another as socket-group")]
     NoGroup(String),
@@ -157,12 +170,14 @@ fn inherit_all(networks: &[Network]) -> Result<Inherited, StartError> {
     for way in networks.iter().flat_map(WayIn::all) {
         let Attachment::Inherit(fd) = way.attachment else { continue };
         let number = fd.number();
-        let socket = inherit(number).map_err(|source| StartError::Inherit { number, source })?;
+        let failed = |source| StartError::Inherit { flag: "--fd", number, source };
+        let socket = inherit(number).map_err(failed)?;
         inherited.sockets.insert(number, socket);
     }
     for fd in networks.iter().filter_map(|network| network.mode.inherited_tap()) {
         let number = fd.number();
-        let tap = take_over(number).map_err(|source| StartError::Inherit { number, source })?;
+        let failed = |source| StartError::Inherit { flag: "--tap-fd", number, source };
+        let tap = take_over(number).map_err(failed)?;
         inherited.taps.insert(number, tap);
     }
     Ok(inherited)

@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use super::RESUME_AFTER;
-use super::beyond::{LEASES_WAIT, UPLINK_WAIT};
+use super::beyond::LEASES_WAIT;
 use super::listeners::Door;
 use super::ports::Common;
 use super::running::Running;
@@ -165,7 +165,7 @@ impl Supervisor {
             }
             Source::LeasesChanged(id) => {
                 self.networks.get(&id).iter().for_each(|running| running.beyond.hear_of_leases());
-                self.lease_timer.once(LEASES_WAIT)?;
+                self.lease_timer.begin(LEASES_WAIT)?;
             }
             Source::LeaseTimer => {
                 self.lease_timer.take()?;
@@ -182,18 +182,19 @@ impl Supervisor {
     }
 
     /// Opens uplinks again whose devices are back.
-    fn follow_uplinks(&mut self) -> io::Result<()> {
+    pub(super) fn follow_uplinks(&mut self) -> io::Result<()> {
         let Some(monitor) = &mut self.monitor else { return Ok(()) };
         let events = monitor.read()?;
+        let now = Instant::now();
         for running in self.networks.values_mut().filter(|running| !running.is_leaving()) {
-            if running.beyond.follow(&running.network, &events) {
+            if running.beyond.follow(&running.network, &events, now) {
                 running.ring_bells();
             }
-            if running.beyond.has_failed() {
-                self.uplink_timer.once(UPLINK_WAIT)?;
-            }
         }
-        Ok(())
+        match self.networks.values().filter_map(|running| running.beyond.next_attempt()).min() {
+            Some(at) => self.uplink_timer.once(at.saturating_duration_since(now)),
+            None => self.uplink_timer.stop(),
+        }
     }
 
     fn take_signals(&mut self) -> io::Result<ControlFlow<()>> {

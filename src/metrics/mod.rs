@@ -102,6 +102,8 @@ counters! {
     DropTxQueueFull => "drop_tx_queue_full",
     /// Frames from the uplink dropped: their source is one of our guests', so they have come back.
     DropTxReflected => "drop_tx_reflected",
+    /// Sent frames dropped: the guest asks services more often than it may.
+    DropTxRequestLimit => "drop_tx_request_limit",
     /// Sent frames dropped: they are for the network's server, which does nothing with such.
     DropTxNotServed => "drop_tx_not_served",
     /// Sent frames dropped: the source MAC address is not the guest's own.

@@ -8,16 +8,14 @@ pub mod host_only;
 pub mod internal;
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
-use crate::config::{Dhcp, Holder, IfName, Mode, Network, Services, TapSource};
+use crate::config::{Dhcp, Holder, IfName, Mode, Network, Services, Subnet6, TapSource, fnv1a};
 use crate::frame::ethernet::MacAddr;
 use crate::frame::prefix::Prefix6;
 use crate::service::{
-    ClientId, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, LeaseTime, Pool, Reservation, Settings, SettingsError, Subnet, V4,
-    V6, link_local,
+    ClientId, Domain, LeaseTime, Pool, Reservation, Settings, SettingsError, Subnet, V4, V6, link_local,
 };
 use crate::switch::SubnetFilter;
 use crate::sys::netlink::{Link, Netlink};
@@ -73,11 +71,19 @@ pub enum ModeError {
     #[error("{0} is not a Linux bridge: if it is a NIC, use --nic {0}")]
     NotABridge(IfName),
     /// The NIC is a radio.
-    #[error(
-        "{0} is a wireless NIC, whose access point refuses the addresses of guests: share its own with --mac-nat, or \
-         use the mode nat"
-    )]
+    #[error("{0} is a wireless NIC, whose access point refuses the addresses of guests: share its own with --mac-nat")]
     Wireless(IfName),
+    /// The tap that is back is known to guests by another address.
+    #[error(
+        "{name} has another MAC address than before, to which guests send: set it with `ip link set {name} address \
+         {mac}`"
+    )]
+    OtherMac {
+        /// The interface.
+        name: String,
+        /// The address that guests know.
+        mac: MacAddr,
+    },
     /// The descriptor was used, or came too late.
     #[error("descriptor {0} was not left to us when we started: name a tap with --tap instead")]
     NoDescriptor(RawFd),
@@ -118,6 +124,20 @@ pub fn make(network: &Network, inherited: &mut InheritedTaps) -> Result<Made, Mo
         Mode::Internal(internal) => internal::make(network, internal),
         Mode::HostOnly(host_only) => host_only::make(network, host_only, inherited),
         Mode::Bridged(bridged) => bridged::make(network, bridged, inherited),
+    }
+}
+
+/// Opens a network's uplink again, after its device has gone. `mac` is the address that the host's interface had, if
+/// guests know it.
+///
+/// # Errors
+/// See [`ModeError`]: the text says what helps.
+pub fn reopen(network: &Network, mac: Option<MacAddr>) -> Result<Option<Box<dyn Uplink>>, ModeError> {
+    let none = &mut InheritedTaps::new();
+    match &network.mode {
+        Mode::Internal(_) => Ok(None),
+        Mode::HostOnly(host_only) => Ok(Some(host_only::reopen(network, host_only, none, mac)?)),
+        Mode::Bridged(bridged) => Ok(bridged::make(network, bridged, none)?.uplink),
     }
 }
 
@@ -169,9 +189,7 @@ fn prefixes(services: &Services) -> Vec<Prefix6> {
 
 /// A MAC address of the network's own, the same each time: locally administered (IEEE 802), made of its name.
 fn own_mac(network: &Network) -> MacAddr {
-    let mut hasher = DefaultHasher::new();
-    network.name.hash(&mut hasher);
-    let [a, b, c, d, e, ..] = hasher.finish().to_be_bytes();
+    let [a, b, c, d, e, ..] = fnv1a(network.name.as_str().bytes()).to_be_bytes();
     MacAddr([0x06, a, b, c, d, e])
 }
 
@@ -189,27 +207,23 @@ fn settings(
 ) -> Result<Settings, ModeError> {
     let subnet = Subnet::new(services.subnet.own(), services.subnet.prefix())?;
     let v4 = services.dhcp.as_ref().map(|dhcp| dhcp_settings(network, dhcp, subnet)).transpose()?;
-    let v6 = services.subnet6.map(|subnet6| V6 {
-        link_local: link_local(server_mac),
-        address: Some(subnet6.own()),
-        prefix: Some(subnet6.network()),
-        router_lifetime: 0,
-        dns: Vec::new(),
-        search: Vec::new(),
-        mtu: network.mtu.map(|mtu| mtu.bytes()),
-    });
+    let v6_of = |subnet6: Subnet6| -> Result<V6, ModeError> {
+        let dhcp = services.dhcp.as_ref();
+        Ok(V6 {
+            link_local: link_local(server_mac),
+            address: Some(subnet6.own()),
+            prefix: Some(subnet6.network()),
+            router_lifetime: 0,
+            dns: dhcp.map(|dhcp| dhcp.dns6.clone()).unwrap_or_default(),
+            search: dhcp.map(search).transpose()?.unwrap_or_default(),
+            mtu: network.mtu.map(|mtu| mtu.bytes()),
+        })
+    };
+    let v6 = services.subnet6.map(v6_of).transpose()?;
     Ok(Settings { server_mac, answers_for_gateway, v4, v6 })
 }
 
 fn dhcp_settings(network: &Network, dhcp: &Dhcp, subnet: Subnet) -> Result<V4, ModeError> {
-    let reservation = |reservation: &crate::config::Reservation| -> Result<Reservation, SettingsError> {
-        let client = match &reservation.holder {
-            Holder::Mac(mac) => ClientId::Mac(MacAddr(mac.bytes())),
-            Holder::Client(id) => ClientId::Identifier(id.bytes().to_vec()),
-        };
-        let name = reservation.name.as_ref().map(|name| name.as_str().parse()).transpose()?;
-        Ok(Reservation { client, address: reservation.ip, name })
-    };
     Ok(V4 {
         subnet,
         pools: vec![Pool::new(&subnet, dhcp.range.first(), dhcp.range.last())?],
@@ -217,9 +231,86 @@ fn dhcp_settings(network: &Network, dhcp: &Dhcp, subnet: Subnet) -> Result<V4, M
         routes: Vec::new(),
         dns: dhcp.dns.clone(),
         domain: dhcp.domain.as_ref().map(|domain| domain.as_str().parse()).transpose()?,
-        search: dhcp.search.iter().map(|domain| domain.as_str().parse()).collect::<Result<_, _>>()?,
+        search: search(dhcp)?,
         mtu: network.mtu.map(|mtu| mtu.bytes()),
-        lease: LeaseTime::new(dhcp.lease.seconds().clamp(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX))?,
-        reservations: network.reservations().iter().map(reservation).collect::<Result<_, _>>()?,
+        lease: LeaseTime::new(dhcp.lease.seconds())?,
+        reservations: reservations(network)?,
     })
+}
+
+/// Domains in which guests look names up.
+fn search(dhcp: &Dhcp) -> Result<Vec<Domain>, ModeError> {
+    Ok(dhcp.search.iter().map(|domain| domain.as_str().parse()).collect::<Result<_, SettingsError>>()?)
+}
+
+/// The addresses that a network keeps for guests, as its services are told.
+///
+/// # Errors
+/// [`ModeError::Services`].
+pub fn reservations(network: &Network) -> Result<Vec<Reservation>, ModeError> {
+    let reservation = |reservation: crate::config::Reservation| -> Result<Reservation, SettingsError> {
+        let client = match &reservation.holder {
+            Holder::Mac(mac) => ClientId::Mac(MacAddr(mac.bytes())),
+            Holder::Client(id) => ClientId::Identifier(id.bytes().to_vec()),
+        };
+        let name = reservation.name.as_ref().map(|name| name.as_str().parse()).transpose()?;
+        Ok(Reservation { client, address: reservation.ip, name })
+    };
+    Ok(network.reservations().into_iter().map(reservation).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DNS_MAX, DOMAIN_BYTES_MAX, LABEL_BYTES_MAX, LEASE_SECONDS_MAX, SEARCH_MAX, file};
+    use crate::service::{Leases, Services};
+
+    fn network(more: &str) -> Network {
+        let text = format!("[[network]]\nname = \"lab\"\nmode = \"host-only\"\nsocket-path = \"/lab.sock\"\n{more}");
+        file::parse("lab.toml", text.as_bytes()).unwrap_or_else(|problems| panic!("{problems}")).networks.remove(0)
+    }
+
+    fn settings_of(network: &Network) -> Settings {
+        settings(network, network.services().unwrap(), own_mac(network), false).unwrap()
+    }
+
+    #[test]
+    fn a_network_has_the_same_mac_address_for_ever() {
+        assert_eq!(own_mac(&network("")).to_string(), "06:12:65:96:19:1d");
+    }
+
+    /// A name of this many bytes.
+    fn domain(first: char, len: usize) -> String {
+        let mut name: Vec<u8> = format!("{first}").into_bytes();
+        while name.len() < len {
+            name.push(if name.len() % (LABEL_BYTES_MAX + 1) == LABEL_BYTES_MAX { b'.' } else { b'x' });
+        }
+        String::from_utf8(name).unwrap()
+    }
+
+    #[test]
+    fn what_a_file_may_say_is_told_to_guests_whole() {
+        let quoted = |words: Vec<String>| format!("[{}]", words.join(", "));
+        let longest = |i: u8| format!("\"{}\"", domain(char::from(b'a' + i), DOMAIN_BYTES_MAX));
+        let dns4 = (0..DNS_MAX).map(|i| format!("\"192.168.56.{}\"", i + 1));
+        let dns6 = (0..DNS_MAX).map(|i| format!("\"fd00::{}\"", i + 1));
+        let dhcp = format!(
+            "[network.dhcp]\nlease = \"{LEASE_SECONDS_MAX}s\"\ndomain = {}\nsearch = {}\ndns = {}\n",
+            longest(25),
+            quoted((0..SEARCH_MAX as u8).map(longest).collect()),
+            quoted(dns4.chain(dns6).collect()),
+        );
+        let settings = settings_of(&network(&dhcp));
+        let (v4, v6) = (settings.v4.as_ref().unwrap(), settings.v6.as_ref().unwrap());
+        assert_eq!((v4.dns.len(), v4.search.len(), v4.lease.seconds()), (DNS_MAX, SEARCH_MAX, LEASE_SECONDS_MAX));
+        assert_eq!(v6.dns.first().map(ToString::to_string).as_deref(), Some("fd00::1"));
+        assert_eq!((v6.dns.len(), &v6.search), (DNS_MAX, &v4.search));
+        assert_eq!(*Services::new(settings.clone(), Leases::default()).settings(), settings, "nothing is cut off");
+    }
+
+    #[test]
+    fn advice_names_only_what_there_is() {
+        let text = ModeError::Wireless("wlan0".parse().unwrap()).to_string();
+        assert!(text.contains("--mac-nat") && !text.contains("mode nat"), "{text}");
+    }
 }

@@ -30,7 +30,8 @@ const _: () = assert!(BURST_DESCRIPTORS_MAX >= QUEUE_SIZE_MAX as u32, "one chain
 
 /// Frames taken from one ring in one go. Belongs to the worker and is filled again and again.
 ///
-/// Invariant: the spans, and what follows the heads, lie in `mem`, which the burst keeps alive.
+/// Invariant: the spans, and what follows the heads, lie in `mem`, which the burst keeps alive; or, in a
+/// [`PrivateBurst`], in memory that is borrowed as long as anybody can look at the burst.
 #[derive(Debug)]
 pub struct Burst {
     mem: Option<Arc<GuestMem>>,
@@ -48,7 +49,8 @@ pub struct Burst {
     vnets: [[u8; VNET_HEADER_READ]; BURST_FRAMES_MAX],
 }
 
-// SAFETY: spans and frames are raw addresses in mappings that `mem` keeps alive.
+// SAFETY: spans and frames are raw addresses in mappings that `mem` keeps alive, or in memory that a `PrivateBurst` has
+// borrowed; that one hands its burst out by reference only, for as long.
 unsafe impl Send for Burst {}
 
 impl Default for Burst {

@@ -50,11 +50,12 @@ use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Ipv4Slice, Ipv6Slice, Udp
 pub use dhcp::{DECLINE_SECONDS, OFFER_SECONDS};
 pub use leases::{Binding, LEASES_MAX, LEASES_PER_PORT_MAX, Leases, State};
 pub use settings::{
-    ClientId, DOMAIN_LEN_MAX, Domain, HostName, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, LeaseTime, PREFIX_LEN_RANGE,
-    Pool, Reservation, Route, Settings, SettingsError, Subnet, V4, V6, link_local,
+    ClientId, Domain, HostName, LeaseTime, PREFIX_LEN_RANGE, Pool, Reservation, Route, Settings, SettingsError, Subnet,
+    V4, V6, link_local,
 };
 pub use stored::LeasesError;
 
+use crate::config::{DNS_MAX, SEARCH_MAX};
 use crate::frame::arp::Arp;
 use crate::frame::dhcp::{CLIENT_PORT, CLIENT_PORT_V6, SERVER_PORT, SERVER_PORT_V6};
 use crate::frame::ethernet::{HEADER_LEN, MacAddr};
@@ -70,10 +71,6 @@ use request::Request;
 pub const WANTS_HEAD: usize = 78;
 /// The longest answer to anything but an echo, in bytes of a frame.
 pub const ANSWER_LEN_MAX: usize = 1514;
-/// DNS servers that guests are told of, at most: with [`SEARCH_MAX`] domains they fit into one frame of any protocol.
-pub const DNS_MAX: usize = 8;
-/// Domains that guests are told to search, at most.
-pub const SEARCH_MAX: usize = 6;
 
 /// Whether the checksums of a frame are there yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +147,15 @@ impl Services {
     /// What they were made from.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Keeps these addresses for clients from now on, and no others. Leases that do not agree are forgotten, as in
+    /// [`Self::new`].
+    pub fn set_reservations(&mut self, reservations: Vec<Reservation>) {
+        let (Some(v4), Some(dhcp)) = (&mut self.settings.v4, &mut self.dhcp) else { return };
+        v4.reservations = reservations;
+        let leases = std::mem::take(&mut dhcp.leases);
+        *dhcp = Server::new(v4.clone(), leases);
     }
 
     /// The leases; none: DHCP is not served.

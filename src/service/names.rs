@@ -1,14 +1,14 @@
 //! Names of hosts: what a guest calls itself, made harmless.
 
-/// The longest label, in characters (RFC 1123 2.1, RFC 1035 2.3.4).
-pub(super) const LABEL_LEN_MAX: usize = 63;
+use crate::config::LABEL_BYTES_MAX;
+
 /// Names that mean something to others' resolvers, which a guest could lead astray.
 const FORBIDDEN: &[&str] = &["localhost", "wpad", "isatap"];
 
 /// Whether the text is one label of a host's name: letters, digits and inner hyphens (RFC 1123 2.1), lower case.
 pub(super) fn is_label(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=LABEL_LEN_MAX).contains(&text.len())
+    (1..=LABEL_BYTES_MAX).contains(&text.len())
         && text.bytes().all(allowed)
         && !text.starts_with('-')
         && !text.ends_with('-')
@@ -19,7 +19,7 @@ pub(super) fn is_label(text: &str) -> bool {
 /// have.
 pub(super) fn clean(bytes: &[u8]) -> Option<String> {
     let first = bytes.split(|byte| matches!(byte, b'.' | 0)).next()?;
-    let first = &first[..first.len().min(2 * LABEL_LEN_MAX)];
+    let first = &first[..first.len().min(2 * LABEL_BYTES_MAX)];
     let mut label = String::new();
     for byte in first {
         match byte.to_ascii_lowercase() {
@@ -29,7 +29,7 @@ pub(super) fn clean(bytes: &[u8]) -> Option<String> {
             _ => label.push('-'),
         }
     }
-    label.truncate(LABEL_LEN_MAX);
+    label.truncate(LABEL_BYTES_MAX);
     let label = label.trim_end_matches('-');
     (!label.is_empty() && !FORBIDDEN.contains(&label)).then(|| label.to_owned())
 }
@@ -37,7 +37,7 @@ pub(super) fn clean(bytes: &[u8]) -> Option<String> {
 /// The label with a number behind it, still as short as a label must be.
 pub(super) fn numbered(label: &str, number: u32) -> String {
     let suffix = format!("-{number}");
-    let kept = label.len().min(LABEL_LEN_MAX - suffix.len());
+    let kept = label.len().min(LABEL_BYTES_MAX - suffix.len());
     // A label is ASCII: any index is between two characters.
     format!("{}{suffix}", label[..kept].trim_end_matches('-'))
 }

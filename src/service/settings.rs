@@ -5,17 +5,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use super::names;
+use crate::config::{DOMAIN_BYTES_MAX, LABEL_BYTES_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, PREFIX_MAX, PREFIX_MIN};
 use crate::frame::ethernet::MacAddr;
 use crate::frame::ndp;
 
-/// The shortest lease, in seconds. Clients renew after half of it.
-pub const LEASE_SECONDS_MIN: u32 = 120;
-/// The longest lease, in seconds: a year.
-pub const LEASE_SECONDS_MAX: u32 = 366 * 24 * 3600;
 /// Network prefixes that can be served, in bits.
-pub const PREFIX_LEN_RANGE: std::ops::RangeInclusive<u8> = 8..=30;
-/// The longest domain, in characters: with a host's name before it, it is still a name that DNS can carry.
-pub const DOMAIN_LEN_MAX: usize = 253 - names::LABEL_LEN_MAX - 1;
+pub const PREFIX_LEN_RANGE: std::ops::RangeInclusive<u8> = PREFIX_MIN..=PREFIX_MAX;
 
 /// Why a value was refused, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -258,11 +253,11 @@ impl FromStr for Domain {
 
     fn from_str(text: &str) -> Result<Self, SettingsError> {
         let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        if text.len() <= DOMAIN_LEN_MAX && text.split('.').all(names::is_label) {
+        if text.len() <= DOMAIN_BYTES_MAX && text.split('.').all(names::is_label) {
             return Ok(Self(text));
         }
         refuse(format!(
-            "not a domain: up to {DOMAIN_LEN_MAX} letters, digits and inner hyphens, in parts with dots between them"
+            "not a domain: up to {DOMAIN_BYTES_MAX} letters, digits and inner hyphens, in parts with dots between them"
         ))
     }
 }
@@ -286,7 +281,7 @@ impl FromStr for HostName {
         if names::is_label(&name) {
             return Ok(Self(name));
         }
-        refuse(format!("not a host's name: up to {} letters, digits and inner hyphens", names::LABEL_LEN_MAX))
+        refuse(format!("not a host's name: up to {} letters, digits and inner hyphens", LABEL_BYTES_MAX))
     }
 }
 

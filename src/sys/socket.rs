@@ -279,7 +279,7 @@ pub enum InheritedSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
     /// Our parent did not leave it open.
-    #[error("it is not open: pass the number of a socket that the starting process left open")]
+    #[error("it is not open: pass the number of a descriptor that the starting process left open")]
     NotOpen,
     /// It is something else.
     #[error("it is not a Unix stream socket, which vhost-user needs")]

@@ -40,7 +40,7 @@ pub enum TapError {
     /// Not enough rights.
     #[error(
         "the tap {0} needs CAP_NET_ADMIN: run as root, or `setcap cap_net_admin+ep` the program, or have it made for \
-         you with `ip tuntap add {0} mode tap user NAME`, or pass an open tap with --tap fd:N"
+         you with `ip tuntap add {0} mode tap user NAME`, or pass an open tap with --tap-fd N"
     )]
     NotPermitted(String),
     /// Somebody else has it.

@@ -1,8 +1,11 @@
 //! The network's services at work: frames that are answered here.
 //!
 //! Theory of operation. All workers of a network share one [`Services`] under a lock, which is taken for a frame that
-//! is a request and for no other. Whether a frame is one, and whether a guest may send it at all, is said without the
-//! lock. Leases are kept on disk by the supervisor, who hears of changes through a descriptor and looks when it likes.
+//! is a request, and to ask whether an address that a guest has begun to use is its own; each port has a budget of
+//! either. Whether a frame is a request is said without the lock. No worker waits for it with the switch in hand.
+//!
+//! Leases are kept on disk by the supervisor. It is told once, through a descriptor, that they have changed, takes a
+//! copy of them when it likes, and writes that while nobody waits.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,12 +16,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::frame::ethernet::MacAddr;
-use crate::service::{Checksums, Leases, Outcome, Services, Settings, State};
+use crate::service::{Checksums, Leases, Outcome, Reservation, Services, Settings, State};
 use crate::switch::PortId;
 
 /// See the module's theory of operation.
 #[derive(Debug)]
 pub struct Desk {
+    /// What frames are judged by. Of addresses that are kept for clients, only `services` knows the present ones.
     settings: Settings,
     services: Mutex<Services>,
     /// The leases' generation when they were last taken.
@@ -47,12 +51,12 @@ impl Desk {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Readable when leases have changed since [`Self::quiet`].
+    /// Readable when leases have changed for the first time since [`Self::take_changed_leases`], until [`Self::quiet`].
     pub fn changed_fd(&self) -> BorrowedFd<'_> {
         self.changed.as_fd()
     }
 
-    /// Says no more of leases that have changed until others do.
+    /// Says no more of leases that have changed, until they have been taken and others change.
     pub fn quiet(&self) {
         // Can only fail when it was quiet.
         let _ = self.changed.read();
@@ -62,7 +66,26 @@ impl Desk {
     pub fn take_changed_leases(&self) -> Option<String> {
         let services = self.lock();
         let now = generation(&services);
-        if self.taken.swap(now, Ordering::Relaxed) == now { None } else { services.leases().map(Leases::to_text) }
+        let has_changed = self.taken.swap(now, Ordering::Relaxed) != now;
+        let leases = services.leases().filter(|_| has_changed).cloned();
+        drop(services);
+        leases.as_ref().map(Leases::to_text)
+    }
+
+    /// Keeps these addresses for clients from now on, and no others.
+    pub fn set_reservations(&self, reservations: Vec<Reservation>) {
+        let mut services = self.lock();
+        let before = generation(&services);
+        services.set_reservations(reservations);
+        self.tell_of_change(before, &services);
+    }
+
+    /// Tells the supervisor of leases whose generation was `before`, if they are others now and it has not been told.
+    fn tell_of_change(&self, before: u64, services: &Services) {
+        if generation(services) != before && before == self.taken.load(Ordering::Relaxed) {
+            // Can only fail when the counter is full, and then the supervisor is being told already.
+            let _ = self.changed.write(1);
+        }
     }
 
     /// Serves a request.
@@ -77,10 +100,7 @@ impl Desk {
         let mut services = self.lock();
         let before = generation(&services);
         let outcome = services.handle(port, frame, checksums, now, answers);
-        if generation(&services) != before {
-            // Can only fail when the counter is full, and then the supervisor is being told already.
-            let _ = self.changed.write(1);
-        }
+        self.tell_of_change(before, &services);
         outcome
     }
 

@@ -29,10 +29,15 @@ const FLOOD_COST_PER_BURST_MAX: usize = BURST_BYTES_MAX as usize;
 /// What one frame may cost: a super-frame of usual segments to 70 ports. Others wait for so long, about 10 ms.
 const FLOOD_COST_PER_FRAME_MAX: usize = 8 << 20;
 /// What a port's flooding may cost in a second: about a tenth of a worker's time.
-const FLOOD_COST_PER_SECOND_MAX: usize = 1 << 30;
+const FLOOD_COST_PER_SECOND_MAX: u32 = 1 << 30;
 /// What a segment costs in software, in bytes that could be copied meanwhile.
 const SEGMENT_COST: usize = 1024;
 
+/// Requests to services that a guest may make in a second: the address of a port is asked for far less often, and each
+/// takes a lock that all of the network's workers share.
+const REQUESTS_PER_SECOND_MAX: u32 = 256;
+/// The same for addresses that a guest uses and that we may have given it: it has few, and they are remembered.
+const LOOKUPS_PER_SECOND_MAX: u32 = 64;
 /// How long a guest may go on using an address that it had from us, in seconds: its lease may be over.
 const GUARD_S: u32 = 30;
 
@@ -203,11 +208,15 @@ impl Forwarder {
             answers,
         };
         (plan.flooded, plan.from, plan.now_s) = (0, port_id(from), now_s);
+        let ended = if judge.looks_into { judge.screen_all(burst, &mut plan.judged) } else { 0 };
         // Frames to one guest come in rows.
         let mut i = 0;
         while i < burst.len() {
             let (first, frame) = (i, 1_u32 << i);
             i += 1;
+            if ended & frame != 0 {
+                continue;
+            }
             match judge.judge(burst, first, &mut plan.judged[first]) {
                 Verdict::Forward(to) => {
                     // A tag has more to say than the header: each frame that has one is judged by itself.
@@ -284,26 +293,17 @@ impl Judge<'_> {
     /// What frame `i` asks for, and where it goes.
     #[inline(never)]
     fn judge(&mut self, burst: &Burst, i: usize, asks: &mut Offload) -> Verdict {
-        *asks = Offload::None;
-        let mut addresses = Addresses::NONE;
-        if burst.plain() & 1 << i == 0 {
+        if burst.plain() & 1 << i != 0 {
+            *asks = Offload::None;
+        } else if !self.looks_into {
             match self.check_offload(burst, i) {
-                // Not even an Ethernet header.
-                Ok(Offload::None) if burst.head(i).len() < HEADER_LEN => {}
-                Ok(offload) => {
-                    *asks = offload;
-                    addresses = Addresses::of(burst.ethernet_header(i));
-                }
+                Ok(offload) => *asks = offload,
                 Err(reason) => return Verdict::Drop(reason),
             }
-        } else {
-            addresses = Addresses::of(burst.ethernet_header(i));
         }
-        if self.looks_into
-            && let Some(end) = self.screen(burst, i, asks)
-        {
-            return Verdict::Drop(end);
-        }
+        // Perhaps it has not even an Ethernet header.
+        let is_whole = burst.head(i).len() >= HEADER_LEN;
+        let addresses = if is_whole { Addresses::of(burst.ethernet_header(i)) } else { Addresses::NONE };
         match self.sender.recent.find(addresses, self.network.losses()) {
             Some(to) => Verdict::Forward(to),
             None => self.ask_switch(burst, i, addresses, asks),
@@ -321,6 +321,26 @@ impl Judge<'_> {
             self.sender.shared.counters.owner.count(Counter::TxGsoFrames);
         }
         Ok(offload)
+    }
+
+    /// Looks into all frames of the burst, before the switch is locked for any. Returns those that end here, as bits.
+    #[inline(never)]
+    fn screen_all(&mut self, burst: &Burst, judged: &mut Judged) -> u32 {
+        let mut ended = 0;
+        for (i, asks) in judged.iter_mut().enumerate().take(burst.len()) {
+            let end = match self.check_offload(burst, i) {
+                Ok(offload) => {
+                    *asks = offload;
+                    self.screen(burst, i, asks)
+                }
+                Err(reason) => Some(reason),
+            };
+            if let Some(reason) = end {
+                self.sender.shared.counters.owner.count(reason);
+                ended |= 1 << i;
+            }
+        }
+        ended
     }
 
     /// Whether the frame must not be sent here, or ends with a service: returns what it ends in.
@@ -344,16 +364,21 @@ impl Judge<'_> {
             guard.set_addresses(&[]);
             self.sender.guarded_since_s = self.now_s;
         }
-        match guard.check(head) {
-            Err(Counter::DropTxSpoofedIp | Counter::DropTxSpoofedNeighbour) => {}
+        let refused = match guard.check(head) {
+            Err(refused @ (Counter::DropTxSpoofedIp | Counter::DropTxSpoofedNeighbour)) => refused,
             checked => return checked,
-        }
+        };
         // Perhaps it has been given the address since.
-        let (port, network) = (port_id(self.from), self.network);
-        let given = sender_v4(head).zip(MacAddr::source_of(head)).filter(|&(address, mac)| {
-            network.services().is_some_and(|desk| desk.has_given(port, mac, address)) && guard.allow(address)
-        });
-        given.map_or(Err(Counter::DropTxSpoofedIp), |_| guard.check(head))
+        let (Some(desk), Some(address), Some(mac)) =
+            (self.network.services(), sender_v4(head), MacAddr::source_of(head))
+        else {
+            return Err(refused);
+        };
+        let may_ask = self.sender.lookups.take(LOOKUPS_PER_SECOND_MAX, self.now_s);
+        if may_ask && desk.has_given(port_id(self.from), mac, address) && guard.allow(address) {
+            return guard.check(head);
+        }
+        Err(refused)
     }
 
     /// Whether the frame ends with a service: returns what it ends in.
@@ -363,6 +388,9 @@ impl Judge<'_> {
             return Some(offence);
         }
         if settings.wants(head) {
+            if !self.sender.requests.take(REQUESTS_PER_SECOND_MAX, self.now_s) {
+                return Some(Counter::DropTxRequestLimit);
+            }
             burst.bytes(i).copy_out(self.request);
             let checksums = if *asks == Offload::None { Checksums::Complete } else { Checksums::Partial };
             let outcome = desk.serve(port_id(self.from), self.request, checksums, self.answers);
@@ -418,8 +446,9 @@ impl Judge<'_> {
         let cost = ports.saturating_sub(2) * (len + segments * SEGMENT_COST);
         // A long frame on a large network must not be refused for ever, so a burst's first one may go over its bound.
         let is_first = self.flood_left == FLOOD_COST_PER_BURST_MAX && cost <= FLOOD_COST_PER_FRAME_MAX;
-        if (cost > self.flood_left && !is_first) || !self.sender.may_flood(cost, FLOOD_COST_PER_SECOND_MAX, self.now_s)
-        {
+        let fits = cost <= self.flood_left || is_first;
+        let charge = u32::try_from(cost).unwrap_or(u32::MAX);
+        if !fits || !self.sender.may_flood(charge, FLOOD_COST_PER_SECOND_MAX, self.now_s) {
             return false;
         }
         self.flood_left = self.flood_left.saturating_sub(cost);

@@ -121,6 +121,8 @@ pub struct Worker {
     /// Control queues, by port and ring, that have had their turn and may hold more commands.
     unfinished: Vec<(usize, usize)>,
     burst: Burst,
+    /// Another, for when that one waits: kept for its room only.
+    spare: Option<Burst>,
     /// [`sigbus::faults`] when it was last looked at.
     faults_seen: u64,
     /// [`Network::now_ns`] at the end of the last turn.
@@ -165,6 +167,7 @@ impl Worker {
             polled: Vec::new(),
             unfinished: Vec::new(),
             burst: Burst::default(),
+            spare: None,
             faults_seen: sigbus::faults(),
             now_ns: network.now_ns(),
             worked: false,
@@ -386,7 +389,7 @@ impl Worker {
             let Port { sender, slots, .. } = port;
             let company = Some(&mut slots[ring].company);
             if let Some(left) = self.forwarder.forward(index, sender, company, &self.burst, self.now_ns) {
-                let burst = std::mem::take(&mut self.burst);
+                let burst = std::mem::replace(&mut self.burst, self.spare.take().unwrap_or_default());
                 slots[ring].waiting = Some(left.wait(burst, &self.forwarder, self.now_ns));
                 is_waiting = true;
             }
@@ -423,7 +426,9 @@ impl Worker {
         self.worked |= self.forwarder.try_again(&mut waiting, now_ns, is_last);
         let is_done = waiting.left == 0;
         if is_done {
-            self.burst = waiting.burst;
+            let mut spare = std::mem::replace(&mut self.burst, waiting.burst);
+            spare.release();
+            self.spare = Some(spare);
         } else {
             *place = Some(waiting);
         }

@@ -34,27 +34,67 @@ pub(super) struct Sender {
     pub(super) guard: Option<Guard>,
     /// When the guard was last told anew whose addresses are whose, in seconds.
     pub(super) guarded_since_s: u32,
-    /// A second, and what flooding has cost in it.
-    flooded: (u32, usize),
+    /// What it has asked services.
+    pub(super) requests: Budget,
+    /// How often it was looked up whether an address is its own.
+    pub(super) lookups: Budget,
+    /// What flooding has cost, in bytes.
+    flooded: Budget,
 }
 
 impl Sender {
     pub(super) fn new(shared: Arc<PortShared>, origin: Origin, guard: Option<Guard>) -> Self {
         let (sends, recent) = (Offloads::default(), Recent::default());
+        let [requests, lookups, flooded] = [Budget::default(); 3];
         // Behind an uplink are many, none of whom is introduced.
         let is_known = origin == Origin::Uplink;
-        Self { shared, origin, sends, recent, is_known, guard, guarded_since_s: 0, flooded: (0, 0) }
+        Self { shared, origin, sends, recent, is_known, guard, guarded_since_s: 0, requests, lookups, flooded }
     }
 
     /// Charges it for a frame that is flooded. `false` when it would go over `max` in this second.
-    pub(super) fn may_flood(&mut self, cost: usize, max: usize, now_s: u32) -> bool {
-        if self.flooded.0 != now_s {
-            self.flooded = (now_s, 0);
+    pub(super) fn may_flood(&mut self, cost: u32, max: u32, now_s: u32) -> bool {
+        self.flooded.charge(cost, max, now_s)
+    }
+}
+
+/// What may be had in a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Budget {
+    now_s: u32,
+    spent: u32,
+}
+
+impl Budget {
+    /// Takes one of `max`. `false` when there is none left in this second.
+    pub(super) fn take(&mut self, max: u32, now_s: u32) -> bool {
+        self.charge(1, max, now_s)
+    }
+
+    /// Takes `cost` of `max`.
+    fn charge(&mut self, cost: u32, max: u32, now_s: u32) -> bool {
+        if self.now_s != now_s {
+            *self = Self { now_s, spent: 0 };
         }
-        let fits = cost <= max - self.flooded.1;
+        let fits = cost <= max.saturating_sub(self.spent);
         if fits {
-            self.flooded.1 += cost;
+            self.spent += cost;
         }
         fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_full_again_with_each_second() {
+        let mut budget = Budget::default();
+        assert!((0..3).all(|_| budget.take(3, 7)));
+        assert!(!budget.take(3, 7));
+        assert!(budget.charge(3, 3, 8));
+        assert!(!budget.charge(1, 3, 8));
+        assert!(!budget.charge(4, 3, 9), "more than there is at all");
+        assert!(budget.charge(u32::MAX, u32::MAX, 9));
     }
 }

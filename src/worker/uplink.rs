@@ -67,7 +67,7 @@ impl State {
     fn lose(&mut self, shared: &PortShared, why: &Gone) {
         let Some(device) = self.device.take() else { return };
         let network = shared.network.as_str();
-        tracing::warn!(network, "the uplink is gone ({}): {why}; the network waits for it to come back", device.name());
+        tracing::warn!(network, "the uplink is gone ({}): {why}", device.name());
     }
 }
 

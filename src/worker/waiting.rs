@@ -13,7 +13,7 @@
 //!
 //! While a burst waits its ring is polled as a busy one is, so a receive ring still needs no kicks.
 //!
-//! Limits: one burst for each transmit ring, 12 KiB of our memory, none of which is kept when nothing waits.
+//! Limits: one burst for each transmit ring, 12 KiB of our memory. When nothing waits each worker keeps one of them.
 
 use crate::ring::Burst;
 

@@ -300,7 +300,7 @@ pub(crate) fn is_without_capabilities() -> bool {
 fn without_the_capability_the_error_says_so() {
     if is_without_capabilities() {
         let error = Tap::open("gw0", 1).unwrap_err().to_string();
-        assert!(error.contains("CAP_NET_ADMIN") && error.contains("--tap fd:N"), "{error}");
+        assert!(error.contains("CAP_NET_ADMIN") && error.contains("--tap-fd N"), "{error}");
         // One that was made for us needs none.
         Tap::open("ours0", 1).unwrap();
         return;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,11 @@ use crate::space::Space;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_guestwire");
+/// Figures often, and leases, where there are some, in the daemon's folder.
+fn usual(mode: &str) -> &'static [&'static str] {
+    let all = &["--stats-interval", "0.02", "--leases", "DIR/leases"];
+    if mode == "bridged" { &all[..2] } else { all }
+}
 
 pub(crate) struct Daemon {
     child: Child,
@@ -32,6 +38,14 @@ pub(crate) struct Facts {
     pub(crate) fds: usize,
     pub(crate) maps: usize,
     pub(crate) rss_anon_kib: u64,
+}
+
+/// The program in a namespace, with a descriptor as number 5.
+fn with_descriptor(space: &Space, fd: impl Into<Stdio>) -> Command {
+    let words = space.enter();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(["sh", "-c", "exec 5<&0 </dev/null; exec \"$0\" \"$@\"", PROGRAM]).stdin(fd);
+    command
 }
 
 /// The daemon's workers.
@@ -69,23 +83,38 @@ impl Daemon {
 
     /// A daemon of another mode in a namespace, whose leases are in its folder.
     pub(crate) fn in_space(space: &Space, mode: &str, arguments: &[&str]) -> Self {
+        Self::in_space_by(space, &[], mode, arguments)
+    }
+
+    /// The same, started by another program, which takes these words.
+    pub(crate) fn in_space_by(space: &Space, starter: &[&str], mode: &str, arguments: &[&str]) -> Self {
         let words = space.enter();
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg(PROGRAM);
-        Self::launch_mode(
-            command,
-            mode,
-            &[arguments, &["--leases", "DIR/leases", "--stats-interval", "0.02"]].concat(),
-            true,
-        )
+        command.args(&words[1..]).args(starter).arg(PROGRAM).stdin(Stdio::null());
+        Self::launch_mode(command, mode, &[arguments, usual(mode)].concat(), true)
+    }
+
+    /// The same, with a descriptor that is left open to it as number 5.
+    pub(crate) fn in_space_with(space: &Space, fd: OwnedFd, mode: &str, arguments: &[&str]) -> Self {
+        Self::launch_mode(with_descriptor(space, fd), mode, &[arguments, usual(mode)].concat(), true)
     }
 
     /// A daemon of a configuration file, in which `DIR` is its folder. Ready once `socket` is there.
     pub(crate) fn of_file(text: &str, socket: &str) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.stdin(Stdio::null());
+        Self::launch_file(command, text, socket)
+    }
+
+    /// The same in a namespace, with a descriptor that is left open to it as number 5.
+    pub(crate) fn of_file_in(space: &Space, fd: impl Into<Stdio>, text: &str, socket: &str) -> Self {
+        Self::launch_file(with_descriptor(space, fd), text, socket)
+    }
+
+    fn launch_file(mut command: Command, text: &str, socket: &str) -> Self {
         let folder = TempDir::with_prefix("guestwire-wire-").expect("a temporary folder");
         let file = folder.path().join("guestwire.toml");
         fs::write(&file, text.replace("DIR", &folder.path().display().to_string())).expect("a file");
-        let mut command = Command::new(PROGRAM);
         command.args(["run", "--config"]).arg(file);
         Self::spawn(command, folder, socket)
     }
@@ -100,7 +129,8 @@ impl Daemon {
         until(&format!("a line with {done:?}; the log: {:#?}", self.log()), || count() > before);
     }
 
-    fn launch(command: Command, arguments: &[&str], statistics: bool) -> Self {
+    fn launch(mut command: Command, arguments: &[&str], statistics: bool) -> Self {
+        command.stdin(Stdio::null());
         Self::launch_mode(command, "internal", arguments, statistics)
     }
 
@@ -121,7 +151,6 @@ impl Daemon {
     fn spawn(mut command: Command, folder: TempDir, socket: &str) -> Self {
         let mut child = command
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -17,6 +17,25 @@ pub(crate) struct Answer {
     pub(crate) transaction: u32,
 }
 
+/// The identifier of a client that has the guest's MAC address for one.
+fn identifier(guest: &Guest) -> Vec<u8> {
+    [&[1], &mac(guest.config.number)[..]].concat()
+}
+
+/// Renews a lease: asks the server alone, by its address.
+pub(crate) fn renew(guest: &mut Guest, address: Ipv4Addr, server: Ipv4Addr, server_mac: [u8; 6]) {
+    let (own, any) = (mac(guest.config.number), Ipv4Addr::UNSPECIFIED);
+    let mut message = Message::new_with_id(3, address, any, any, any, &own);
+    let client = identifier(guest);
+    message.opts_mut().insert(DhcpOption::MessageType(MessageType::Request));
+    message.opts_mut().insert(DhcpOption::ClientIdentifier(client));
+    let packet = PacketBuilder::ethernet2(own, server_mac).ipv4(address.octets(), server.octets(), 64).udp(68, 67);
+    let mut frame = Vec::new();
+    packet.write(&mut frame, &message.to_vec().unwrap()).unwrap();
+    guest.send(&frame);
+    assert_eq!(wait(guest), Answer { kind: MessageType::Ack, address, transaction: 3 });
+}
+
 /// Sends a request of a client with this identifier. `address` is the one it asks for, if any.
 pub(crate) fn ask(guest: &mut Guest, kind: MessageType, transaction: u32, client: &[u8], address: Option<Ipv4Addr>) {
     let own = mac(guest.config.number);
@@ -53,7 +72,7 @@ pub(crate) fn answer(guest: &mut Guest) -> Option<Answer> {
 
 /// Gets a lease as a client with the guest's MAC address for an identifier.
 pub(crate) fn lease(guest: &mut Guest) -> Ipv4Addr {
-    let client = [&[1], &mac(guest.config.number)[..]].concat();
+    let client = identifier(guest);
     ask(guest, MessageType::Discover, 1, &client, None);
     let offer = wait(guest);
     assert_eq!((offer.kind, offer.transaction), (MessageType::Offer, 1));

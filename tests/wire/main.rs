@@ -31,5 +31,6 @@ mod segments;
 #[path = "../uplink/space.rs"]
 mod space;
 mod switching;
+mod uplinks;
 mod waits;
 mod wakes;

@@ -5,12 +5,16 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use guestwire::sys::tap;
 use vhost::VhostBackend;
 
 use crate::daemon::{Daemon, until};
+use crate::dhcp::lease;
 use crate::guest::{Config, Guest, introduce, mac, plain};
+use crate::space::Space;
 
 /// What a log line says when the file was read again.
 const DONE: &str = "the configuration was read again";
@@ -205,5 +209,96 @@ fn a_vm_that_came_by_a_socket_that_is_gone_goes_too() {
     assert_eq!(side.read(&mut [0; 1]).unwrap(), 0, "its connection has ended");
     assert!(!daemon.path("side.sock").exists());
     stream(&mut a, &mut b, || true);
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_declared_port_gets_the_address_that_the_file_says_now() {
+    let port = |ip: &str| {
+        let served =
+            "subnet = \"10.1.0.0/24\"\n[network.dhcp]\nrange = \"10.1.0.100-10.1.0.199\"\nleases = \"DIR/leases\"\n";
+        let port = format!("[[network.port]]\nname = \"web\"\nsocket-path = \"DIR/web.sock\"\nip = \"{ip}\"\n");
+        network("lab", &format!("{served}{port}mac = \"52:54:00:00:00:01\""))
+    };
+    let mut daemon = Daemon::of_file(&port("10.1.0.10"), "web.sock");
+    let mut other = Guest::attach(&daemon.path("lab.sock"), Config::usual(2));
+    let its = lease(&mut other);
+    for ip in ["10.1.0.10", "10.1.0.20", "10.1.0.30", "10.1.0.10"] {
+        daemon.reload(&port(ip), DONE);
+        let mut web = Guest::attach(&daemon.path("web.sock"), Config::usual(1));
+        assert_eq!(lease(&mut web).to_string(), ip);
+        assert_eq!(lease(&mut other), its, "the others' stay, and their connections");
+    }
+    daemon.assert_alive();
+}
+
+/// A host-only network's section, whose VMs come by the socket `net.sock`.
+fn host_only(name: &str, tap: &str, subnet: u8, socket: &str) -> String {
+    let section = network(name, &format!("tap = \"{tap}\"\nsubnet = \"10.{subnet}.0.0/24\"\n[network.dhcp]"));
+    let section =
+        section.replace("internal", "host-only").replace(&format!("DIR/{name}.sock"), &format!("DIR/{socket}"));
+    format!("{section}leases = \"DIR/{tap}.leases\"\n")
+}
+
+#[test]
+fn networks_may_be_renamed_and_may_swap_what_they_have() {
+    let space = Space::new();
+    let first = host_only("a", "t0", 1, "one") + &host_only("b", "t1", 2, "two");
+    let mut daemon = Daemon::of_file_in(&space, Stdio::null(), &first, "two");
+    let renamed = "started=1 left=1";
+    for (text, done) in [
+        // One gets another name, and then the other.
+        (host_only("c", "t0", 1, "one") + &host_only("b", "t1", 2, "two"), renamed),
+        (host_only("c", "t0", 1, "one") + &host_only("a", "t1", 2, "two"), renamed),
+        // They swap names, and then their sockets.
+        (host_only("a", "t0", 1, "one") + &host_only("c", "t1", 2, "two"), "started=2 left=2"),
+        (host_only("a", "t0", 1, "two") + &host_only("c", "t1", 2, "one"), "started=0 left=0 sockets=2"),
+        // One goes, and the other has what it had.
+        (host_only("x", "t0", 2, "one"), "started=1 left=2"),
+    ] {
+        daemon.reload(&text, done);
+        let served: &[(&str, u8)] = match text.matches("DIR/one\"").count() + text.matches("DIR/two\"").count() {
+            1 => &[("one", 2)],
+            _ if done.ends_with("sockets=2") => &[("two", 1), ("one", 2)],
+            _ => &[("one", 1), ("two", 2)],
+        };
+        for (socket, subnet) in served {
+            let address = lease(&mut Guest::attach(&daemon.path(socket), Config::usual(1)));
+            assert_eq!(address.octets()[..2], [10, *subnet], "{text}");
+        }
+    }
+    assert!(space.link("t1").is_none() && !daemon.path("two").exists());
+    assert!(daemon.warnings().is_empty(), "{:#?}", daemon.warnings());
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_renamed_network_that_cannot_be_started_is_again_as_it_was() {
+    let space = Space::new();
+    let mut daemon = Daemon::of_file_in(&space, Stdio::null(), &host_only("a", "t0", 1, "one"), "one");
+    space.ip("link add t9 type bridge");
+    // The same subnet, on what cannot be a tap.
+    daemon.reload(&host_only("b", "t9", 1, "one"), DONE);
+    assert!(daemon.log().iter().any(|line| line.contains("the network a is started again")), "{:#?}", daemon.log());
+    let address = lease(&mut Guest::attach(&daemon.path("one"), Config::usual(1)));
+    assert_eq!(address.octets()[..2], [10, 1]);
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_network_on_an_inherited_tap_stays_when_the_file_changes_it() {
+    let space = Space::new();
+    let fd = space.run(|| {
+        let fd = tap::open().unwrap();
+        tap::attach(&fd, "left0", tap::IFF_TAP | tap::IFF_NO_PI | tap::IFF_VNET_HDR).unwrap();
+        fd
+    });
+    let text = host_only("a", "left0", 1, "one").replace("tap = \"left0\"", "tap-fd = 5");
+    let mut daemon = Daemon::of_file_in(&space, fd, &text, "one");
+    let mut guest = Guest::attach(&daemon.path("one"), Config::usual(1));
+    let address = lease(&mut guest);
+    daemon.reload(&text.replace("tap-fd", "mtu = 9000\ntap-fd"), REFUSED);
+    assert!(daemon.log().iter().any(|line| line.contains("descriptor 5 can be taken only when we start")));
+    assert_eq!(lease(&mut guest), address);
     daemon.assert_alive();
 }

@@ -13,8 +13,8 @@ use crate::daemon::{Daemon, PATIENCE};
 use crate::guest::{Config, Guest, introduce, mac, plain};
 
 const ROUNDS: u64 = 5000;
-/// The worker polls a ring for 50 µs after its last frame: pauses end before that, after it, and right there.
-const PAUSE_MAX_NS: u64 = 120_000;
+/// The worker polls a ring for 20 to 200 µs after its last frame: pauses end before that, after it, and right there.
+const PAUSE_MAX_NS: u64 = 400_000;
 
 /// A guest that sleeps until it is interrupted.
 struct Sleeper {

@@ -183,6 +183,7 @@ impl Reader {
         );
         is_unsure(place.port, place.field)
             || is_of_subnet && (is_unsure(None, Field::Subnet) || is_unsure(None, Field::Uplink))
+            || place.field == Field::Dns && is_unsure(None, Field::Subnet6)
             || place.field == Field::Ip && is_unsure(place.port, Field::Mac)
     }
 

@@ -1,14 +1,14 @@
 //! A network's section of the file.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Reader;
 use super::section::{Given, Section, Wants};
 use crate::config::{
     Attachment, Bridged, ConnectPath, DNS_MAX, DeclaredPort, Dhcp, Field, Group, Holder, HostOnly, InheritedFd,
     Internal, LeaseTime, Listen, ListenPath, Mode, Name, Network, OffloadMask, Place, Problem, QueuePairs, Range4,
-    Reservation, Security, Services, SocketMode, Subnet4, Subnet6, Subnet6Choice, TapSource, Via, WorkerCount,
-    file_path, problem,
+    Reservation, SEARCH_MAX, Security, Services, SocketMode, Subnet4, Subnet6, Subnet6Choice, TapSource, Via,
+    WorkerCount, file_path, problem,
 };
 
 /// Keys that say something in some modes only.
@@ -52,8 +52,12 @@ fn parse_bool(text: &str) -> Result<bool, Problem> {
     Ok(text == "true")
 }
 
-fn parse_dns(text: &str) -> Result<Ipv4Addr, Problem> {
+fn parse_ip(text: &str) -> Result<Ipv4Addr, Problem> {
     text.parse().or_else(|_| problem("not an IPv4 address, such as 192.168.56.1"))
+}
+
+fn parse_dns(text: &str) -> Result<IpAddr, Problem> {
+    text.parse().or_else(|_| problem("not an IP address, such as 192.168.56.1"))
 }
 
 impl Reader {
@@ -250,7 +254,7 @@ impl Reader {
         let attachments = self.attachments(place, &mut section, &kind);
         let mac = section.value("mac", Wants::String, str::parse, self);
         let mac = self.keep(about(Field::Mac), mac);
-        let ip = section.value("ip", Wants::String, parse_dns, self);
+        let ip = section.value("ip", Wants::String, parse_ip, self);
         let ip = self.keep(about(Field::Ip), ip);
         let security = section.word("port-security", Security::WORDS, str::parse, self).value();
         section.finish(self);
@@ -265,10 +269,10 @@ impl Reader {
         let mut dhcp = Dhcp::of(Subnet4::HOST_ONLY);
         dhcp.lease = section.value("lease", Wants::String, str::parse, self).value().unwrap_or(LeaseTime::HOUR);
         let dns = section.values("dns", Wants::String, parse_dns, self);
-        dhcp.dns = self.keep_all(at(Field::Dns), DNS_MAX, dns);
+        dhcp.set_dns(&self.keep_all(at(Field::Dns), DNS_MAX, dns));
         dhcp.domain = section.value("domain", Wants::String, str::parse, self).value();
         let search = section.values("search", Wants::String, str::parse, self);
-        dhcp.search = self.keep_all(at(Field::Search), DNS_MAX, search);
+        dhcp.search = self.keep_all(at(Field::Search), SEARCH_MAX, search);
         let leases = section.value("leases", Wants::String, |text| file_path(text.into()), self);
         dhcp.leases = self.keep(at(Field::Leases), leases);
         let sections: Vec<_> = section.tables("reservation", "[[network.dhcp.reservation]]", self).collect();
@@ -281,12 +285,12 @@ impl Reader {
         DhcpSaid { is_enabled, range, dhcp }
     }
 
-    /// What is said in a list. The list has too much where its element at `max` stands.
+    /// What is said in a list. It stands where its first element does, or, if it is too long, the one at `max`.
     fn keep_all<T>(&mut self, place: Place, max: usize, given: Vec<Given<T>>) -> Vec<T> {
         let mut values = Vec::new();
         for given in given {
             if let Given::Good(value, span) = given {
-                if values.len() == max {
+                if values.is_empty() || values.len() == max {
                     self.places.insert(place, span);
                 }
                 values.push(value);
@@ -302,7 +306,7 @@ impl Reader {
         if let (Given::Absent, Given::Absent) | (Given::Good(..), Given::Good(..)) = (&mac, &client) {
             self.found(section.span(), "a reservation is for one guest: say its mac or its client-id, one of them");
         }
-        let ip = section.value("ip", Wants::String, parse_dns, self);
+        let ip = section.value("ip", Wants::String, parse_ip, self);
         if section.lacks("ip") {
             self.found(section.span(), "a reservation keeps an address: add ip = \"...\"");
         }

@@ -159,6 +159,22 @@ impl Netlink {
         self.change(RouteNetlinkMessage::SetLink(message))
     }
 
+    /// The addresses that an interface has, each with the length of its subnet's prefix in bits.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn addresses(&mut self, index: u32) -> io::Result<Vec<(IpAddr, u8)>> {
+        let mut addresses = Vec::new();
+        self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
+            if let RouteNetlinkMessage::NewAddress(message) = message
+                && message.header.index == index
+            {
+                addresses.extend(own_address(&message).map(|address| (address, message.header.prefix_len)));
+            }
+        })?;
+        Ok(addresses)
+    }
+
     /// Gives an interface an address in a subnet of `prefix_len` bits; nothing happens if it has it. An IPv6 address
     /// may be used at once: nobody is asked whether it is taken.
     ///
@@ -184,4 +200,18 @@ impl Netlink {
         }
         self.add(RouteNetlinkMessage::NewAddress(message))
     }
+}
+
+/// The interface's own address: where there is a peer, the other attribute is the peer's.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
 }

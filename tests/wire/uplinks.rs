@@ -1,0 +1,187 @@
+//! Uplinks whose interfaces come and go, or are not as one would have them: in namespaces of their own.
+
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use guestwire::sys::tap;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::daemon::{Daemon, until};
+use crate::dhcp::{lease, renew};
+use crate::guest::{Config, Guest};
+use crate::space::Space;
+
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 56, 1);
+
+fn lines_with(daemon: &Daemon, text: &str) -> usize {
+    daemon.log().iter().filter(|line| line.contains(text)).count()
+}
+
+#[track_caller]
+fn wait_for_line(daemon: &Daemon, text: &str) {
+    until(&format!("{text:?} in the log: {:#?}", daemon.log()), || lines_with(daemon, text) > 0);
+}
+
+/// Warnings but those that an interface is down, as one that is deleted is for a moment.
+fn warnings(daemon: &Daemon) -> Vec<String> {
+    daemon.warnings().into_iter().filter(|line| !line.contains("the uplink is down")).collect()
+}
+
+/// The number of the interface that is made next: each that is made in the namespace uses up one.
+fn next_index(space: &Space) -> u32 {
+    space.ip("link add count0 type bridge");
+    let index = space.link("count0").unwrap().index;
+    space.ip("link delete count0");
+    index
+}
+
+#[test]
+fn an_inherited_tap_that_is_gone_is_told_once_and_not_tried() {
+    let space = Space::new();
+    let fd = space.run(|| {
+        let fd = tap::open().unwrap();
+        tap::attach(&fd, "left0", tap::IFF_TAP | tap::IFF_NO_PI | tap::IFF_VNET_HDR).unwrap();
+        fd
+    });
+    let mut daemon = Daemon::in_space_with(&space, fd, "host-only", &["--tap-fd", "5"]);
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(1));
+    let address = lease(&mut guest);
+    space.ip("link delete left0");
+    wait_for_line(&daemon, "descriptor 5 cannot be opened again");
+    // Whatever happens to interfaces, and for longer than the first pause.
+    space.ip("tuntap add left0 mode tap");
+    std::thread::sleep(Duration::from_millis(2500));
+    next_index(&space);
+    assert_eq!(lease(&mut guest), address, "guests are served among themselves");
+    let warnings = warnings(&daemon);
+    assert_eq!(warnings.len(), 2, "that it is gone, and what to do: {warnings:#?}");
+    assert!(warnings[1].contains("name a tap with --tap"), "{warnings:#?}");
+    daemon.assert_alive();
+}
+
+#[test]
+fn an_uplink_that_cannot_be_opened_is_tried_after_growing_pauses() {
+    let space = Space::new();
+    space.ip("link add br0 type bridge");
+    let mut daemon = Daemon::in_space(&space, "bridged", &["--bridge", "br0", "--name", "lan"]);
+    // More than a tap can have: our next one is made, and goes again.
+    space.ip("link set br0 mtu 65535");
+    let before = next_index(&space);
+    let start = Instant::now();
+    space.ip("link delete gw-lan");
+    wait_for_line(&daemon, "the uplink cannot be opened again");
+    std::thread::sleep(Duration::from_secs(4));
+    let (made, elapsed) = (next_index(&space) - before - 1, start.elapsed());
+    // At once, and 1, 3 and 7 seconds later.
+    assert!((2..=4).contains(&made) || elapsed > Duration::from_secs(10), "{made} taps in {elapsed:?}");
+    assert_eq!(warnings(&daemon).len(), 2, "{:#?}", daemon.warnings());
+    space.ip("link set br0 mtu 1500");
+    wait_for_line(&daemon, "the uplink is back");
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_tap_that_is_made_again_has_the_address_that_guests_know() {
+    let space = Space::new();
+    space.ip("tuntap add lab0 mode tap");
+    let host = space.mac("lab0");
+    let mut daemon = Daemon::in_space(&space, "host-only", &["--tap", "lab0"]);
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(1));
+    let address = lease(&mut guest);
+    renew(&mut guest, address, HOST, host);
+    space.ip("link delete lab0");
+    wait_for_line(&daemon, "the uplink is gone");
+    space.ip("tuntap add lab0 mode tap");
+    wait_for_line(&daemon, "the uplink is back");
+    assert_eq!(space.mac("lab0"), host);
+    renew(&mut guest, address, HOST, host);
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_host_without_ipv6_has_a_network_and_one_warning() {
+    let space = Space::new();
+    space.set("ipv6/conf/default/disable_ipv6", "1");
+    let mut daemon = Daemon::in_space(&space, "host-only", &[]);
+    lease(&mut Guest::attach(&daemon.socket(), Config::usual(1)));
+    // Up again is when addresses are given again.
+    space.ip("link set gw-host-only down");
+    wait_for_line(&daemon, "the uplink is down");
+    space.ip("link set gw-host-only up");
+    wait_for_line(&daemon, "the uplink is up");
+    let warnings = warnings(&daemon);
+    assert!(warnings.len() == 1 && warnings[0].contains("disable_ipv6"), "{warnings:#?}");
+    daemon.assert_alive();
+}
+
+/// Whoever has no right to change interfaces can use one that is ready.
+const WITHOUT_RIGHTS: &[&str] = &["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+
+#[test]
+fn a_tap_that_was_prepared_needs_no_rights() {
+    const SUBNET6: &str = "fd12:3456:789a::";
+    let space = Space::new();
+    space.ip("tuntap add lab0 mode tap user 0");
+    space.ip("addr add 192.168.56.1/24 dev lab0");
+    space.ip(&format!("-6 addr add {SUBNET6}1/64 dev lab0 nodad"));
+    space.ip("link set lab0 mtu 9000 up");
+    let subnet6 = format!("{SUBNET6}/64");
+    let arguments = ["--tap", "lab0", "--subnet6", &subnet6, "--mtu", "9000"];
+    let mut daemon = Daemon::in_space_by(&space, WITHOUT_RIGHTS, "host-only", &arguments);
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(1));
+    let address = lease(&mut guest);
+    renew(&mut guest, address, HOST, space.mac("lab0"));
+    assert_eq!(daemon.warnings(), Vec::<String>::new());
+    // One that is made again as it was, but with an address that guests do not know.
+    space.ip("link delete lab0");
+    wait_for_line(&daemon, "the uplink is gone");
+    space.ip("tuntap add lab0 mode tap user 0");
+    wait_for_line(&daemon, "ip link set lab0 address");
+    daemon.assert_alive();
+}
+
+#[test]
+fn an_uplink_has_one_of_the_places_for_ports() {
+    const PLACES: usize = 1024;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let space = Space::new();
+    let mut daemon = Daemon::in_space(&space, "host-only", &[]);
+    let mut vms: Vec<_> = (1..PLACES).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
+    let connected = |daemon: &Daemon| lines_with(daemon, "a VM has connected");
+    until("all are let in", || connected(&daemon) == PLACES - 1);
+    let _late = UnixStream::connect(daemon.socket()).unwrap();
+    wait_for_line(&daemon, "the network has 1023 ports, the most there can be");
+    assert_eq!(connected(&daemon), PLACES - 1);
+    vms.pop();
+    until("the one that waited is let in", || connected(&daemon) == PLACES);
+    assert_eq!(lines_with(&daemon, "not attached"), 0);
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_quiet_network_with_leases_wakes_no_thread_with_its_uplink_or_without() {
+    let space = Space::new();
+    space.ip("tuntap add lab0 mode tap");
+    let text = "[[network]]\nname = \"lab\"\nmode = \"host-only\"\nsocket-path = \"DIR/net.sock\"\ntap = \"lab0\"\n\
+                [network.dhcp]\nleases = \"DIR/leases\"\n";
+    let mut daemon = Daemon::of_file_in(&space, Stdio::null(), text, "net.sock");
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(1));
+    lease(&mut guest);
+    until("leases are written", || daemon.path("leases").exists());
+    // What the host says of itself when its interface comes up is over.
+    space.set("ipv6/conf/lab0/disable_ipv6", "1");
+    for is_there in [true, false] {
+        if !is_there {
+            space.ip("link delete lab0");
+            wait_for_line(&daemon, "the uplink is gone");
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let before = daemon.sleeps();
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(daemon.sleeps(), before, "there is an uplink: {is_there}");
+    }
+    daemon.assert_alive();
+}
