@@ -5,10 +5,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use guestwire::config::Subnet6;
+use guestwire::frame::FRAME_HEAD_MAX;
 use guestwire::frame::checksum::PartialChecksum;
 use guestwire::frame::ethernet::MacAddr;
-use guestwire::frame::prefix::{Prefix4, Prefix6};
-use guestwire::frame::{FRAME_HEAD_MAX, FRAME_HEAD_SHORT, ip};
 use guestwire::switch::PortId;
 use guestwire::switch::SubnetFilter;
 use guestwire::switch::guard::{Claims, Guard, Settings};
@@ -30,13 +30,13 @@ fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
     let bits = input.u8();
     let bit = |n: u8| bits >> n & 1 != 0;
-    let prefixes = [Prefix6::new(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0), 64).expect("a length")];
+    let prefixes = ["fd00::/64".parse::<Subnet6>().expect("a subnet")];
     let mac = bit(0).then_some(MacAddr([2, 0, 0, 0, 0, 1]));
     let settings = Settings { mac, lock_mac: bit(1), lock_ip: bit(2), refuse_servers: bit(3) };
     let mut guard = Guard::new(settings, Arc::new(Claims::default()));
     guard.set_addresses(&[Ipv4Addr::new(10, 0, 0, 1)]);
     guard.set_prefixes(&prefixes);
-    let filter = SubnetFilter::new(Prefix4::new(NEIGHBOUR_V4, 24).expect("a length"), prefixes.to_vec());
+    let filter = SubnetFilter::new("10.0.0.0/24".parse().expect("a subnet"), prefixes.to_vec());
     let mut nat = MacNat::new(NIC);
     nat.set_host_addresses(&[IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9))]);
 
@@ -46,8 +46,7 @@ fuzz_target!(|data: &[u8]| {
         now_s += u32::from(how >> 4);
         let partial = (how & 4 != 0).then(|| PartialChecksum { start: input.u16(), offset: input.u16() });
         let mut frame = input.bytes(len).to_vec();
-        let short = &frame[..frame.len().min(FRAME_HEAD_SHORT)];
-        let head = if ip::wants_long_head(short) { &frame[..frame.len().min(FRAME_HEAD_MAX)] } else { short };
+        let head = &frame[..frame.len().min(FRAME_HEAD_MAX)];
         if guard.check(head).is_ok() && settings.lock_mac {
             assert_eq!(guard.mac(), MacAddr::source_of(head));
         }

@@ -16,9 +16,8 @@ use super::backoff::{Backoff, WORKED_MIN};
 use super::leases::LeaseFile;
 use super::ports::Common;
 use super::source::{NetworkId, Source};
-use crate::config::{IfName, Mode, Network, TapSource, Via, lease_file};
+use crate::config::{IfName, Mode, Network, Subnet6, TapSource, Via, lease_file};
 use crate::frame::ethernet::MacAddr;
-use crate::frame::prefix::Prefix6;
 use crate::metrics::export::PortReport;
 use crate::mode::{self, Made, ModeError};
 use crate::ring::mailbox::PortShared;
@@ -101,7 +100,7 @@ pub(super) struct Beyond {
     desk: Option<Arc<Desk>>,
     file: Option<LeaseFile>,
     filter: Option<SubnetFilter>,
-    prefixes: Vec<Prefix6>,
+    prefixes: Vec<Subnet6>,
     /// The MAC address of the host's interface, which guests know, where services answer in its name.
     server_mac: Option<MacAddr>,
     attempts: Attempts,

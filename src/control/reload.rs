@@ -187,7 +187,7 @@ impl Supervisor {
             {
                 tracing::error!("SIGHUP: network {}: {error}; other addresses are kept than it says", network.name);
             }
-            running.network = network;
+            running.set_network(network);
         }
         // That an interface has gone with its network is no news to the one that makes it again.
         self.follow_uplinks()?;

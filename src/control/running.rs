@@ -17,12 +17,18 @@ use super::ports::{Common, EndedPort, Ports};
 use super::source::{NetworkId, Source};
 use super::ways::WayIn;
 use crate::config::{Attachment, Network};
+use crate::frame::ethernet::MacAddr;
 use crate::metrics::WorkerCounters;
 use crate::metrics::export::{PortReport, Report, WorkerReport, seconds};
 use crate::mode::Made;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::socket::connect_now;
 use crate::worker::{self, Worker, WorkerHandle};
+
+/// The MAC addresses that are declared for ports.
+fn declared(network: &Network) -> impl Iterator<Item = MacAddr> {
+    network.ports.iter().filter_map(|port| port.mac).map(|mac| MacAddr(mac.bytes()))
+}
 
 /// A network that runs.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub(super) struct Running {
     pub(super) clients: Clients,
     pub(super) ports: Ports,
     pub(super) beyond: Beyond,
+    /// What its workers share.
+    segment: Arc<worker::Network>,
     /// None once it is leaving.
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<WorkerCounters>>,
@@ -48,6 +56,7 @@ impl Running {
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
         let segment = worker::Network::with(beyond.parts(), seed);
+        segment.set_declared(declared(network));
         let mut workers = Vec::new();
         for number in 0..network.workers.get() {
             let worker = Worker::new(segment.clone()).and_then(|worker| worker.spawn(&format!("worker-{number}")));
@@ -68,6 +77,7 @@ impl Running {
             clients: Clients::default(),
             ports,
             beyond,
+            segment,
             counters: workers.iter().map(|worker| worker.counters().clone()).collect(),
             workers,
             ended: Vec::new(),
@@ -79,6 +89,12 @@ impl Running {
         let token = Source::WorkerEnded(self.id).token();
         self.workers.iter().try_for_each(|worker| poller.add(worker.ended_fd(), Trigger::Level, token))?;
         self.beyond.watch(self.id, poller)
+    }
+
+    /// Takes what the user asks for now, which differs in nothing but ways in and declared ports.
+    pub(super) fn set_network(&mut self, network: Network) {
+        self.segment.set_declared(declared(&network));
+        self.network = network;
     }
 
     /// Whether it has ended but for its last sessions.

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use super::{InheritedTaps, Made, ModeError, PREFIX6, bring_up, host, open_tap, own_mac, prefixes, settings};
 use crate::config::{HostOnly, Network, Services, TapSource};
 use crate::frame::ethernet::MacAddr;
-use crate::frame::prefix::Prefix4;
 use crate::switch::SubnetFilter;
 use crate::sys::netlink::{Link, Netlink};
 use crate::uplink::subnet::{conflicting_route, suggest_free_subnet};
@@ -32,7 +31,7 @@ pub(super) fn make(network: &Network, host_only: &HostOnly, inherited: &mut Inhe
     let settings = settings(network, services, mac, false)?;
     tracing::info!(network = name, "the host is {own}/{prefix} on {interface}");
     let (subnet, prefixes) = (services.subnet, prefixes(services));
-    let filter = Prefix4::new(subnet.network(), subnet.prefix()).map(|v4| SubnetFilter::new(v4, prefixes.clone()));
+    let filter = Some(SubnetFilter::new(subnet, prefixes.clone()));
     Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes, shared_mac: None })
 }
 

@@ -13,7 +13,6 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::config::{Dhcp, Holder, IfName, Mode, Network, Services, Subnet6, TapSource, fnv1a};
 use crate::frame::ethernet::MacAddr;
-use crate::frame::prefix::Prefix6;
 use crate::service::{
     ClientId, Domain, LeaseTime, Pool, Reservation, Settings, SettingsError, Subnet, V4, V6, link_local,
 };
@@ -31,7 +30,7 @@ pub struct Made {
     /// What keeps guests' frames in the network's subnets, where they must not leave them.
     pub filter: Option<SubnetFilter>,
     /// The prefixes in which guests make addresses of their own.
-    pub prefixes: Vec<Prefix6>,
+    pub prefixes: Vec<Subnet6>,
     /// The uplink's MAC address, where guests share it.
     pub shared_mac: Option<MacAddr>,
 }
@@ -183,8 +182,8 @@ fn open_tap(
 }
 
 /// The prefixes in which guests make addresses of their own.
-fn prefixes(services: &Services) -> Vec<Prefix6> {
-    services.subnet6.and_then(|subnet| Prefix6::new(subnet.network(), PREFIX6)).into_iter().collect()
+fn prefixes(services: &Services) -> Vec<Subnet6> {
+    services.subnet6.into_iter().collect()
 }
 
 /// A MAC address of the network's own, the same each time: locally administered (IEEE 802), made of its name.

@@ -83,6 +83,9 @@ pub struct Claims(Mutex<Taken>);
 
 #[derive(Debug, Default)]
 struct Taken {
+    /// Those of declared ports, whether or not their guests are there.
+    declared: HashSet<MacAddr>,
+    /// Those that ports are locked to, and the server's.
     macs: HashSet<MacAddr>,
     addresses: HashMap<Ipv6Addr, Hold>,
 }
@@ -93,14 +96,18 @@ impl Claims {
         self.claim(address, Hold::Used)
     }
 
-    /// Takes a MAC address for a port that it is declared for, whether or not its guest is there, or for the network's
-    /// own server: no other port is locked to it from now on. `false` if somebody has it.
-    pub fn reserve_mac(&self, mac: MacAddr) -> bool {
-        self.taken().macs.insert(mac)
+    /// From now on these are the addresses that are declared for ports: no other port is locked to one of them.
+    pub fn set_declared(&self, macs: impl IntoIterator<Item = MacAddr>) {
+        self.taken().declared = macs.into_iter().collect();
     }
 
-    /// Gives up what was taken with [`Self::reserve_mac`].
-    pub fn release_mac(&self, mac: MacAddr) {
+    /// Takes a MAC address for a port, or for the network's own server. `false` if somebody has it.
+    pub fn reserve_mac(&self, mac: MacAddr) -> bool {
+        let mut taken = self.taken();
+        !taken.declared.contains(&mac) && taken.macs.insert(mac)
+    }
+
+    fn release_mac(&self, mac: MacAddr) {
         self.taken().macs.remove(&mac);
     }
 

@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::frame::ethernet::MacAddr;
-use crate::service::{Checksums, Leases, Outcome, Reservation, Services, Settings, State};
+use crate::service::{Checksums, Leases, Outcome, Reservation, Services, Settings};
 use crate::switch::PortId;
 
 /// See the module's theory of operation.
@@ -104,15 +104,10 @@ impl Desk {
         outcome
     }
 
-    /// Whether a guest on a port, with this MAC address, has this address from us. After a restart we know it by its
-    /// MAC address alone, until it renews its lease.
+    /// Whether a guest on a port, with this MAC address, has this address from us, or is about to. After a
+    /// restart we know it by its MAC address alone, until it renews its lease.
     pub(super) fn has_given(&self, port: PortId, mac: MacAddr, address: Ipv4Addr) -> bool {
-        let (services, now) = (self.lock(), now_s());
-        let binding = services.leases().and_then(|leases| leases.get(address));
-        binding.is_some_and(|binding| {
-            let is_its = binding.port.map_or(binding.mac == mac, |owner| owner == port);
-            is_its && binding.state == State::Leased && binding.is_live(now)
-        })
+        self.lock().leases().is_some_and(|leases| leases.is_for(port, mac, address))
     }
 
     /// A port has gone; its place may be another's.

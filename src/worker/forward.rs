@@ -349,6 +349,9 @@ impl Judge<'_> {
         if self.sender.origin == Origin::Uplink {
             return filter.and_then(|filter| filter.check_host(head).err());
         }
+        if !asks.is_transport_checksum(head) {
+            return Some(Counter::DropTxBadHeader);
+        }
         let refused = self.check_guard(head).and_then(|()| filter.map_or(Ok(()), |filter| filter.check_guest(head)));
         match refused {
             Err(end) => Some(end),

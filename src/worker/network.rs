@@ -125,12 +125,18 @@ impl Network {
             parts,
         };
         let uplink = network.parts.uplink.clone();
+        network.services().and_then(|desk| desk.settings().claims_mac()).map(|mac| network.claims.reserve_mac(mac));
         let server = network.services().and_then(|desk| desk.settings().v6.as_ref());
         for address in server.into_iter().flat_map(|v6| v6.address.into_iter().chain([v6.link_local])) {
             network.claims.reserve(address);
         }
         *network.unread() = uplink.and_then(|half| network.add_port(Receiver::Uplink(half)));
         Arc::new(network)
+    }
+
+    /// From now on these are the MAC addresses that are declared for ports: no other port is locked to one of them.
+    pub fn set_declared(&self, macs: impl IntoIterator<Item = MacAddr>) {
+        self.claims.set_declared(macs);
     }
 
     fn unread(&self) -> MutexGuard<'_, Option<usize>> {
@@ -156,11 +162,14 @@ impl Network {
             lock_mac: mac,
             lock_ip: ip && serves_addresses,
             // Where others than our guests would believe them.
-            refuse_servers: ip && self.parts.uplink.is_some(),
+            refuse_servers: self.services().is_some() || ip && self.parts.uplink.is_some(),
         };
-        let mut guard = Guard::new(settings, self.claims.clone());
-        guard.set_prefixes(&self.parts.prefixes);
-        (mac || ip).then_some(guard)
+        let is_needed = mac || ip || settings.refuse_servers;
+        is_needed.then(|| {
+            let mut guard = Guard::new(settings, self.claims.clone());
+            guard.set_prefixes(&self.parts.prefixes);
+            guard
+        })
     }
 
     /// Whether frames of a sender are judged by more than their Ethernet headers.

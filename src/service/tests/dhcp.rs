@@ -32,8 +32,7 @@ fn discover_offer_request_ack_field_by_field() {
     assert_eq!(ack.option(59), Some(DhcpOption::Rebinding(3150)));
     let leases = services.leases().unwrap();
     assert_ne!(leases.generation(), 0);
-    assert!(leases.has_leased(PortId(1), address, NOW) && !leases.has_leased(PortId(2), address, NOW));
-    assert!(!leases.has_leased(PortId(1), address, NOW + LEASE));
+    assert!(leases.is_for(PortId(1), mac(7), address) && !leases.is_for(PortId(2), mac(7), address));
 }
 
 #[test]
@@ -192,9 +191,9 @@ fn a_released_address_comes_back_to_its_client() {
     assert_eq!(refused(&mut services, 2, &release(8)), Counter::DropTxBadRequest);
     // The same client on another port is another.
     assert_eq!(refused(&mut services, 2, &release(7)), Counter::DropTxBadRequest);
-    assert!(services.leases().unwrap().has_leased(PortId(1), address, NOW));
+    assert!(services.leases().unwrap().is_for(PortId(1), mac(7), address));
     assert_eq!(send(&mut services, 1, &release(7).frame()), (Outcome::Answered, None));
-    assert!(!services.leases().unwrap().has_leased(PortId(1), address, NOW));
+    assert!(!services.leases().unwrap().is_for(PortId(1), mac(7), address));
     assert_eq!(lease(&mut services, 1, 7), Some(address));
 }
 
@@ -229,7 +228,7 @@ fn rapid_commit_leases_at_once() {
     let mut services = services();
     let ack = ask(&mut services, 1, &Client::new(7, Discover).with(80, &[])).unwrap();
     assert_eq!((ack.kind(), ack.option(80)), (Ack, Some(DhcpOption::RapidCommit)));
-    assert!(services.leases().unwrap().has_leased(PortId(1), ack.address(), NOW));
+    assert!(services.leases().unwrap().is_for(PortId(1), mac(7), ack.address()));
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl Model {
                 }
                 self.believes.retain(|k, (a, _)| !(same(k) && *a == address));
                 self.believes.insert(key, (address, now + LEASE));
-                assert!(services.leases().unwrap().has_leased(PortId(key.0), address, now));
+                assert!(services.leases().unwrap().is_for(PortId(key.0), mac(key.1), address));
             }
             (MessageType::Release | MessageType::Decline | MessageType::Discover, _) | (_, Some(MessageType::Nak)) => {
                 // What else is known of this client may have changed.
