@@ -335,8 +335,7 @@ fn a_port_gets_its_share_and_no_more() {
     let mut client = Client::new(1, Discover).with(80, &[]);
     let mut answered = 0;
     for n in 0..1000 {
-        // The addresses in the message are all that changes.
-        client.mac = mac(n);
+        (client.mac, client.source) = (mac(n), mac(n));
         answered += usize::from(ask(&mut services, 1, &client).is_some());
     }
     assert_eq!((answered, services.leases().unwrap().len()), (LEASES_PER_PORT_MAX, LEASES_PER_PORT_MAX));

@@ -1,6 +1,9 @@
 //! What a guest may not send, and what is no service's business.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::switch::guard::{self, Guard};
 
 const GUEST_V6: &str = "fe80::5054:ff:fe00:7";
 
@@ -27,6 +30,12 @@ fn advertisement() -> Vec<u8> {
     icmp6(mac(7), ndp::ALL_NODES_MAC, GUEST_V6.parse().unwrap(), to, 255, &[134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0])
 }
 
+/// What the guard says of a frame that every port of a network with services has.
+fn guarded(frame: &[u8]) -> Result<(), Counter> {
+    let settings = guard::Settings { mac: None, lock_mac: false, lock_ip: false, refuse_servers: true };
+    Guard::new(settings, Arc::default()).check(&frame[..frame.len().min(crate::frame::FRAME_HEAD_MAX)])
+}
+
 #[test]
 fn answers_of_other_servers_are_dropped() {
     let offer = udp4(mac(7), mac(8), ip(7), ip(8), (67, 68), &[2; 300]);
@@ -35,9 +44,9 @@ fn answers_of_other_servers_are_dropped() {
     let reply = udp6(mac(7), mac(8), from, to, (547, 546), &[7; 30]);
     let redirect = icmp6(mac(7), mac(8), from, to, 255, &[137, 0, 0, 0, 0, 0, 0, 0]);
     for frame in [offer, any_port, reply, redirect, advertisement()] {
-        assert_eq!(offence(&frame), Some(Counter::DropTxRogueServer), "{frame:02x?}");
-        assert_eq!(offence(&tagged(&frame, 0)), Some(Counter::DropTxRogueServer), "a priority tag is no VLAN");
-        assert_eq!(offence(&tagged(&frame, 5)), None, "another VLAN is not ours");
+        assert_eq!(guarded(&frame), Err(Counter::DropTxRogueServer), "{frame:02x?}");
+        assert_eq!(guarded(&tagged(&frame, 0)), Err(Counter::DropTxRogueServer), "a priority tag is no VLAN");
+        assert_eq!(guarded(&tagged(&frame, 5)), Err(Counter::DropTxRogueServer), "nor on a VLAN");
         assert_eq!(send(&mut services(), 1, &frame), (Outcome::Ignored, None));
     }
 }
@@ -45,16 +54,15 @@ fn answers_of_other_servers_are_dropped() {
 #[test]
 fn an_advertisement_does_not_hide_behind_headers() {
     let options = [58, 0, 1, 4, 0, 0, 0, 0];
-    assert_eq!(offence(&behind(&advertisement(), &options, 60)), Some(Counter::DropTxRogueServer));
-    assert_eq!(offence(&behind(&advertisement(), &options, 0)), Some(Counter::DropTxRogueServer));
-    // The first fragment, and one whose header is cut off from it.
-    assert_eq!(offence(&behind(&advertisement(), &[58, 0, 0, 1, 0, 0, 0, 9], 44)), Some(Counter::DropTxRogueServer));
-    assert_eq!(offence(&behind(&advertisement(), &[60, 0, 0, 1, 0, 0, 0, 9], 44)), Some(Counter::DropTxRogueServer));
-    // A later part cannot be judged, and is nothing without the first.
-    assert_eq!(offence(&behind(&advertisement(), &[58, 0, 0, 9, 0, 0, 0, 9], 44)), None);
+    assert_eq!(guarded(&behind(&advertisement(), &options, 60)), Err(Counter::DropTxRogueServer));
+    assert_eq!(guarded(&behind(&advertisement(), &options, 0)), Err(Counter::DropTxRogueServer));
+    // The first fragment.
+    assert!(guarded(&behind(&advertisement(), &[58, 0, 0, 1, 0, 0, 0, 9], 44)).is_err());
     // More headers than anyone needs.
     let many: Vec<u8> = std::iter::repeat_n([60, 0, 1, 4, 0, 0, 0, 0], 9).flatten().collect();
-    assert_eq!(offence(&behind(&advertisement(), &many, 60)), Some(Counter::DropTxRogueServer));
+    let hidden = behind(&advertisement(), &many, 60);
+    assert!(guarded(&hidden).is_err());
+    assert_eq!(offence(&hidden), Some(Counter::DropTxBadPacket));
 }
 
 #[test]

@@ -132,13 +132,12 @@ fn lengths_that_contradict_each_other_are_dropped() {
 }
 
 #[test]
-fn a_hardware_address_that_is_not_the_senders_is_served_within_the_senders_share() {
+fn nobody_asks_in_anothers_name() {
     let mut services = services();
     let mut client = Client::new(7, MessageType::Discover);
     client.source = mac(8);
-    let offer = ask(&mut services, 1, &client).unwrap();
-    assert_eq!(offer.to_mac, mac(7), "back to the port that asked, under the name it gave");
-    assert_eq!(services.leases().unwrap().live_beside(PortId(1), None, NOW), 1);
+    assert_eq!(send(&mut services, 1, &client.frame()), BAD);
+    assert!(services.leases().unwrap().is_empty());
 }
 
 fn everything() -> Services {

@@ -111,10 +111,13 @@ fn headers_that_cannot_be_read_are_refused() {
 
 #[test]
 fn a_guest_answers_arp_for_itself_alone() {
-    let arp_from = |operation, sender, target| judge(ARP, &arp(operation, sender, (target, OTHER)));
+    let arp_about = |operation, sender, target| judge(ARP, &arp(operation, sender, target));
+    let arp_from = |operation, sender, target| arp_about(operation, sender, (target, OTHER));
     assert_eq!(arp_from(1, (mac(1), OWN), mac(0)), Ok(()));
     assert_eq!(arp_from(2, (mac(1), OWN), mac(2)), Ok(()));
-    assert_eq!(arp_from(1, (mac(1), "0.0.0.0"), mac(0)), Ok(()), "a probe");
+    assert_eq!(arp_about(1, (mac(1), "0.0.0.0"), (mac(0), OWN)), Ok(()), "a probe");
+    let probe = arp_from(1, (mac(1), "0.0.0.0"), mac(0));
+    assert_eq!(probe, Err(DropTxSpoofedNeighbour), "a probe for another's, who would think that it is taken");
     assert_eq!(arp_from(2, (mac(1), "0.0.0.0"), mac(0)), Err(DropTxSpoofedNeighbour));
     assert_eq!(arp_from(2, (mac(1), OTHER), mac(2)), Err(DropTxSpoofedNeighbour));
     assert_eq!(arp_from(2, (mac(2), OWN), mac(2)), Err(DropTxSpoofedNeighbour));
@@ -203,6 +206,58 @@ fn neighbour_discovery_speaks_for_the_port_alone() {
     let advertisement = neighbour(136, "fe80::1", &[(2, mac(1))]);
     let fragment = packet6("fe80::1", all, 44, &[&[58, 0, 0, 1, 0, 0, 0, 7][..], &advertisement].concat());
     assert_eq!(judge(V6, &fragment), Err(DropTxBadPacket), "in a fragment");
+}
+
+/// A question whether anybody has an address (RFC 4862, 5.4.2).
+fn seeks(guard: &mut Guard, n: u8, target: &str) -> Result<(), Counter> {
+    let message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &v6(target).octets()].concat();
+    check(guard, &frame(mac(9), mac(n), V6, &packet6("::", "ff02::1:ff00:1", 58, &message)))
+}
+
+fn sends6(guard: &mut Guard, n: u8, source: &str) -> Result<(), Counter> {
+    check(guard, &frame(mac(9), mac(n), V6, &packet6(source, "fd00::9", 6, &[9; 20])))
+}
+
+#[test]
+fn an_address_that_is_sought_is_its_seekers_and_nobody_says_no_to_it() {
+    let claims = Arc::default();
+    let (mut one, mut two) = (guard_with(ALL, &claims), guard_with(ALL, &claims));
+    assert_eq!(seeks(&mut one, 1, "fd00::7"), Ok(()));
+    assert_eq!(seeks(&mut two, 2, "fd00::7"), Err(DropTxSpoofedNeighbour), "it would be a no (RFC 4862, 5.4.3)");
+    assert_eq!(sends6(&mut two, 2, "fd00::7"), Err(DropTxSpoofedIp));
+    assert_eq!(sends6(&mut one, 1, "fd00::7"), Ok(()));
+    assert_eq!(seeks(&mut two, 2, "fd00::7"), Ok(()), "one who has it says so");
+    assert_eq!(sends6(&mut two, 2, "fd00::7"), Err(DropTxSpoofedIp));
+}
+
+#[test]
+fn an_address_that_is_made_of_a_mac_address_is_for_who_has_that() {
+    let claims = Arc::default();
+    let (mut one, mut two) = (guard_with(ALL, &claims), guard_with(ALL, &claims));
+    let of = |n| {
+        let [a, b, c, d, e, f, g, h] = crate::frame::ndp::interface_id(mac(n)).map(u16::from);
+        std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, a << 8 | b, c << 8 | d, e << 8 | f, g << 8 | h).to_string()
+    };
+    assert_eq!(seeks(&mut two, 2, &of(1)), Err(DropTxSpoofedNeighbour));
+    assert_eq!(sends6(&mut two, 2, &of(1)), Err(DropTxSpoofedIp));
+    assert_eq!(sends6(&mut two, 2, &of(2)), Ok(()));
+    assert_eq!(seeks(&mut one, 1, &of(1)), Ok(()));
+}
+
+#[test]
+fn a_mac_address_is_one_ports_and_declared_ones_are_kept() {
+    let claims: Arc<Claims> = Arc::default();
+    claims.set_declared([mac(3)]);
+    let send = |guard: &mut Guard, n| check(guard, &frame(mac(9), mac(n), 0x88b5, &[0; 46]));
+    let (mut one, mut two) = (guard_with(ALL, &claims), guard_with(ALL, &claims));
+    assert_eq!(send(&mut one, 1), Ok(()));
+    assert_eq!(send(&mut two, 1), Err(DropTxSpoofedMac));
+    assert_eq!(send(&mut two, 3), Err(DropTxSpoofedMac), "its guest may yet come");
+    assert_eq!(send(&mut guard_with(Settings { mac: Some(mac(3)), ..ALL }, &claims), 3), Ok(()));
+    assert_eq!(send(&mut two, 2), Ok(()), "nothing was its first so far");
+    drop(one);
+    let mut third = guard_with(ALL, &claims);
+    assert_eq!((send(&mut third, 2), send(&mut third, 1)), (Err(DropTxSpoofedMac), Ok(())));
 }
 
 #[test]
