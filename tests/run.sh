@@ -50,10 +50,11 @@ step "the whole, with a driver in process" everything_but_guests
 step "the same with two workers" env WIRE_WORKERS=2 cargo test --locked --no-fail-fast --test wire
 step "instructions for a frame" benches/instructions.sh
 step "fuzz targets, 10 s each" fuzz/run.sh 10
-step "real guests" cargo test --locked --no-fail-fast --test guests -- --show-output
+# Tests take turns by themselves (tests/guests/main.rs); one that only waits has given its turn back.
+step "real guests" cargo test --locked --no-fail-fast --test guests -- --show-output --test-threads 5
 
 printf '\n'
-printf '%s\n' "${steps[@]}"
+printf '%s\n' "${steps[@]}" "$(printf '         %4d s  in all' "$SECONDS")"
 # Each summary of cargo's: "test result: ok. 12 passed; 0 failed; 1 ignored; ...". A step that is no test counts as one.
 awk -v failed_steps="$failed_steps" '
     /^test result:/ { passed += $4; failed += $6 }

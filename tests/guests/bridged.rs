@@ -32,6 +32,7 @@ fn on_the_lan(way: Way) {
     }
     ping(&mut uml, &qemu);
     ping(&mut qemu, &uml);
+    iperf_both_ways(&mut uml, &qemu.ip(), SECONDS);
     segment.data_both_ways(SERVER, &mut uml, MEGABYTES, DATA_WITHIN);
     segment.data_both_ways(HOST, &mut uml, MEGABYTES, DATA_WITHIN);
     segment.data_both_ways(SERVER, &mut qemu, MEGABYTES, DATA_WITHIN);
@@ -194,8 +195,9 @@ fn tagged_frames_pass_by_the_nic() {
 
 /// Takes what guestwire is on away from a guest with a TCP stream, gives it back, and all is as before.
 fn taken_away(way: Way, take: impl FnOnce(&Segment), give: impl FnOnce(&Segment), gone: &str, back: &str) {
-    // TCP waits twice as long after each try in vain, so it may notice late that the way is back.
-    const WHILE: u32 = 40;
+    // TCP tries again after 0.2, 0.4, 0.8 s and so on, so it notices late that the way is back: after as long as it was
+    // away.
+    const WHILE: u32 = 20;
     let _turn = Turn::wait();
     let segment = Segment::new(way, 1500);
     let mut daemon = segment.daemon(&[]);
@@ -212,7 +214,12 @@ fn taken_away(way: Way, take: impl FnOnce(&Segment), give: impl FnOnce(&Segment)
         let outcome = neighbour.run(&format!("ping -c 1 -W 1 {}", ip(SERVER)), COMMAND_WITHIN);
         if outcome.code == 0 { Ok(()) } else { Err(outcome) }
     });
-    ping_machine(&mut neighbour, SERVER);
+    // A bridge that is new takes a while, too.
+    until("the host is back", || if segment.can_ping6(HOST, &neighbour) { Ok(()) } else { Err(()) });
+    for machine in [SERVER, HOST] {
+        ping_machine(&mut neighbour, machine);
+        segment.ping_guest(machine, &neighbour);
+    }
     let bytes = finish_iperf(&mut guest, stream, WHILE);
     assert!(bytes > 25_000_000, "the stream did not go on: {bytes} bytes");
     segment.data_both_ways(SERVER, &mut guest, 20, COMMAND_WITHIN);
@@ -240,11 +247,9 @@ fn a_stream_outlives_a_tap_that_is_deleted_and_made_again() {
 fn a_stream_outlives_a_bridge_that_is_deleted_and_made_again() {
     let take = |segment: &Segment| drop(segment.host.ip("link del br0"));
     let give = |segment: &Segment| {
-        for line in ["link add br0 type bridge", "link set eth0 master br0", "link set br0 up"] {
-            segment.host.ip(line);
-        }
-        segment.host.ip(&format!("addr add {}/24 dev br0", ip(HOST)));
-        segment.host.ip(&format!("addr add {}/64 dev br0 nodad", crate::segment::ip6(HOST)));
+        segment.make_bridge();
+        segment.host.ip("link set eth0 master br0");
+        segment.address(&segment.host, "br0", HOST);
     };
     taken_away(Way::Bridge, take, give, "the uplink is gone (tap gw-bridged)", "the uplink is back: tap gw-bridged");
 }

@@ -1,18 +1,13 @@
 //! A host-only network: the host and its guests reach each other, by every kind of address.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-
-use sha2::{Digest, Sha256};
 
 use crate::guest::{COMMAND_WITHIN, Guest, Plan, Vmm};
-use crate::lan::{Lan, Program, first_address, get_lease, link_local, unique_local, until};
-use crate::traffic::{feature, negotiated};
+use crate::lan::{Lan, Program, first_address, get_lease, link_local, unique_local};
+use crate::traffic::{feature, negotiated, run_iperf};
 
 const HOST: &str = "192.168.56.1";
 const TAP: &str = "gw-host-only";
-const CHUNK: usize = 1 << 20;
 
 fn guests<const N: usize>(lan: &Lan, vmms: [Vmm; N]) -> [Guest; N] {
     let mut number = 0;
@@ -83,65 +78,12 @@ fn host_and_guests_reach_each_other_by_every_kind_of_address() {
     lan.daemon.assert_alive();
 }
 
-/// Bytes of no pattern, the same for the same seed.
-fn fill(chunk: &mut [u8], state: &mut u64) {
-    for word in chunk.chunks_exact_mut(8) {
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        word.copy_from_slice(&state.to_le_bytes());
-    }
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn accept(listener: &TcpListener) -> TcpStream {
-    listener.set_nonblocking(true).unwrap();
-    let (stream, _) = until("a guest connects", || listener.accept());
-    stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(COMMAND_WITHIN)).unwrap();
-    stream.set_write_timeout(Some(COMMAND_WITHIN)).unwrap();
-    stream
-}
-
 fn crosses_unchanged(vmm: Vmm, megabytes: usize) {
     let mut lan = Lan::host_only(&[]);
     let [mut guest] = guests(&lan, [vmm]);
     get_lease(&mut guest);
     assert!(negotiated(&mut guest, feature::HOST_TSO4) && negotiated(&mut guest, feature::GUEST_TSO4));
-    let listen = || lan.space.run(|| TcpListener::bind((HOST, 7000)).unwrap());
-    let listener = listen();
-    let sends = guest.begin(&format!(
-        "mkfifo /tmp/f; sha256sum </tmp/f >/tmp/sum & \
-         dd if=/dev/urandom bs=64k count={} 2>/dev/null | tee /tmp/f | nc {HOST} 7000; wait; cat /tmp/sum",
-        megabytes * 16
-    ));
-    let (mut stream, mut hash, mut chunk) = (accept(&listener), Sha256::new(), vec![0; CHUNK]);
-    let mut len = 0;
-    while let Ok(read @ 1..) = stream.read(&mut chunk) {
-        hash.update(&chunk[..read]);
-        len += read;
-        if len == megabytes << 20 {
-            break;
-        }
-    }
-    drop(stream);
-    let sent = guest.finish(sends, 3 * COMMAND_WITHIN);
-    assert_eq!(len, megabytes << 20);
-    assert_eq!(sent.split_whitespace().next(), Some(&*hex(hash)), "what the host got");
-
-    let takes = guest.begin(&format!("mkfifo /tmp/open; nc {HOST} 7000 <>/tmp/open | sha256sum"));
-    let (mut stream, mut hash, mut state) = (accept(&listener), Sha256::new(), 1);
-    for _ in 0..megabytes {
-        fill(&mut chunk, &mut state);
-        hash.update(&chunk);
-        stream.write_all(&chunk).unwrap();
-    }
-    drop(stream);
-    let got = guest.finish(takes, 3 * COMMAND_WITHIN);
-    assert_eq!(got.split_whitespace().next(), Some(&*hex(hash)), "what the guest got");
+    crate::data::echo(&lan.space, HOST, &mut guest, megabytes, 3 * COMMAND_WITHIN);
     // Super-frames, from the kernel and to it.
     lan.expect_counter("1", "tx_gso_frames", 100);
     lan.expect_counter("1", "rx_gso_frames", 100);
@@ -156,7 +98,7 @@ fn much_data_crosses_unchanged_between_the_host_and_user_mode_linux() {
 
 #[test]
 fn much_data_crosses_unchanged_between_the_host_and_qemu() {
-    crosses_unchanged(Vmm::QemuNew, 40);
+    crosses_unchanged(Vmm::QemuNew, 200);
 }
 
 #[test]
@@ -168,7 +110,7 @@ fn iperf3_runs_both_ways_between_the_host_and_a_guest_and_between_guests() {
     server.output().wait_for(0, COMMAND_WITHIN, |text| text.contains("listening").then_some(())).unwrap();
     crate::traffic::serve(&mut b);
     for (to, options) in [(HOST, ""), (HOST, "-R"), (HOST, "-u -b 50M"), (&*addresses[1], "")] {
-        let output = a.ok(&format!("iperf3 -c {to} -t 2 -i 0 -f m {options}"));
+        let output = run_iperf(&mut a, &format!("iperf3 -c {to} -t 2 -i 0 -f m {options}"), 2);
         let rate = output.lines().rev().find_map(|line| line.ends_with("receiver").then(|| rate(line))).flatten();
         assert!(rate.is_some_and(|rate| rate > 1.0), "{to} {options}:\n{output}");
         println!("a guest to {to} {options}: {rate:?} Mb/s");

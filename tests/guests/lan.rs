@@ -20,7 +20,7 @@ pub(crate) struct Lan {
     pub(crate) lab: Lab,
     pub(crate) daemon: Daemon,
     pub(crate) space: Space,
-    _turn: Turn,
+    turn: Option<Turn>,
 }
 
 impl Lan {
@@ -34,7 +34,12 @@ impl Lan {
     pub(crate) fn start(mode: &str, options: &[&str]) -> Self {
         let (turn, lab, space) = (Turn::wait(), Lab::prepared(), Space::new());
         let daemon = Daemon::run(&space.enter(), mode, options);
-        Self { lab, daemon, space, _turn: turn }
+        Self { lab, daemon, space, turn: Some(turn) }
+    }
+
+    /// Lets another test have this one's turn: from here on it waits more than it works.
+    pub(crate) fn give_turn_back(&mut self) {
+        self.turn = None;
     }
 
     /// Runs one of the lab's programs on the host; it must succeed. Returns what it said.

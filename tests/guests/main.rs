@@ -9,6 +9,7 @@ mod bridged;
 mod clients;
 mod console;
 mod daemon;
+mod data;
 mod demo;
 mod guest;
 mod host_only;
@@ -30,7 +31,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use crate::daemon::Daemon;
 use crate::lab::Lab;
 
-const AT_A_TIME: usize = 2;
+/// More than there may be processors: guests boot, sleep and wait for each other most of the time.
+const AT_A_TIME: usize = 3;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ONE_HAS_ENDED: Condvar = Condvar::new();

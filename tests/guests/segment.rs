@@ -1,20 +1,18 @@
 //! A LAN: a switch with two machines on it, of which one gives out addresses, and the host of guestwire, whose NIC is
 //! on it too. All of them are namespaces.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::daemon::Daemon;
-use crate::guest::{COMMAND_WITHIN, Guest, Plan};
+use crate::guest::{Guest, Plan};
 use crate::lab::Lab;
 use crate::lan::{PATIENCE, Program, get_lease, until, wait_for};
 use crate::space::Space;
-use crate::traffic::received_bytes;
+use crate::traffic::{received_bytes, run_iperf};
 
 /// The last byte of the addresses of the machine that serves DHCP. It is a bridge, and what the others plug into.
 pub(crate) const SERVER: u8 = 1;
@@ -69,15 +67,14 @@ impl Segment {
         let [host, server, other] = [Space::new(), Space::new(), Space::new()];
         let folder = TempDir::with_prefix("guestwire-lan-").unwrap();
         let mut segment = Self { lab: Lab::prepared(), way, host, server, other, mtu, programs: Vec::new(), folder };
-        segment.server.ip("link add lan0 type bridge");
+        segment.server.ip(&format!("link add lan0 address {} type bridge", machine_mac(SERVER)));
         segment.server.ip(&format!("link set lan0 mtu {mtu} up"));
         segment.address(&segment.server, "lan0", SERVER);
         segment.other.cable("eth0", &segment.server, "port1");
         segment.plug(&segment.other, "port1");
         segment.address(&segment.other, "eth0", OTHER);
         if way != Way::Nic {
-            segment.host.ip("link add br0 type bridge");
-            segment.host.ip("link set br0 up");
+            segment.make_bridge();
         }
         segment.plug_in();
         if way != Way::Nic {
@@ -96,10 +93,18 @@ impl Segment {
         self.host.cable("eth0", &self.server, "port0");
         self.plug(&self.host, "port0");
         if self.way == Way::Nic {
+            // The same NIC again, not another.
+            self.host.ip(&format!("link set eth0 address {}", machine_mac(HOST)));
             self.address(&self.host, "eth0", HOST);
         } else {
             self.host.ip("link set eth0 master br0");
         }
+    }
+
+    /// Makes the host's bridge.
+    pub(crate) fn make_bridge(&self) {
+        self.host.ip(&format!("link add br0 address {} type bridge", machine_mac(HOST)));
+        self.host.ip("link set br0 up");
     }
 
     /// Makes the tap that the way `Tap` uses.
@@ -114,7 +119,7 @@ impl Segment {
         self.server.ip(&format!("link set {port} mtu {} master lan0", self.mtu));
     }
 
-    fn address(&self, space: &Space, interface: &str, number: u8) {
+    pub(crate) fn address(&self, space: &Space, interface: &str, number: u8) {
         space.ip(&format!("addr add {}/24 dev {interface}", ip(number)));
         space.ip(&format!("addr add {}/64 dev {interface} nodad", ip6(number)));
         space.set("ipv4/icmp_echo_ignore_broadcasts", "0");
@@ -190,6 +195,14 @@ impl Segment {
         }
     }
 
+    /// Whether an echo request from a machine of the LAN to a guest's IPv6 address has an answer.
+    pub(crate) fn can_ping6(&self, from: u8, guest: &Guest) -> bool {
+        let ping = format!("{}/ping", self.lab.get("NET_BIN"));
+        let mut command = Command::new(ping);
+        command.args(["-c", "1", "-W", "1", &guest.ip6()]).stdout(Stdio::null());
+        self.machine(from).run(move || command.status().unwrap().success())
+    }
+
     fn machine(&self, number: u8) -> &Space {
         match number {
             SERVER => &self.server,
@@ -199,18 +212,9 @@ impl Segment {
         }
     }
 
-    /// Sends random bytes from a machine to a guest, which sends them back, and asserts that they come as they went.
+    /// Data from a machine to a guest and back, which must not change.
     pub(crate) fn data_both_ways(&self, machine: u8, guest: &mut Guest, megabytes: usize, within: Duration) {
-        let (len, address) = (megabytes << 20, ip(machine));
-        let listen = || self.machine(machine).run(|| TcpListener::bind((ip(machine), 0)).unwrap());
-        let (there, back) = (listen(), listen());
-        let [to, from] = [&there, &back].map(|listener| listener.local_addr().unwrap().port());
-        let sender = std::thread::spawn(move || send_random(&mut there.accept().unwrap().0, len));
-        let receiver = std::thread::spawn(move || receive(&mut back.accept().unwrap().0));
-        let job = guest.begin(&format!("nc {address} {to} </dev/null | nc {address} {from}"));
-        guest.finish(job, within);
-        let (sent, (received, count)) = (sender.join().unwrap(), receiver.join().unwrap());
-        assert_eq!((count, received), (len, sent), "data to {guest} and back has changed");
+        crate::data::echo(self.machine(machine), &ip(machine), guest, megabytes, within);
     }
 
     /// The host's interface with its address.
@@ -224,38 +228,6 @@ impl Segment {
     }
 }
 
-/// Sends so many bytes that are the same each time and repeat nowhere near; their SHA-256.
-fn send_random(stream: &mut impl Write, len: usize) -> String {
-    let (mut hash, mut state, mut left) = (Sha256::new(), 0x9e37_79b9_7f4a_7c15_u64, len);
-    let mut chunk = vec![0; 1 << 20];
-    while left > 0 {
-        for word in chunk.chunks_exact_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_ne_bytes());
-        }
-        let part = &chunk[..left.min(chunk.len())];
-        hash.update(part);
-        stream.write_all(part).unwrap();
-        left -= part.len();
-    }
-    hex(hash)
-}
-
-fn receive(stream: &mut impl Read) -> (String, usize) {
-    let (mut hash, mut len, mut chunk) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    while let read @ 1.. = stream.read(&mut chunk).unwrap() {
-        hash.update(&chunk[..read]);
-        len += read;
-    }
-    (hex(hash), len)
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The IPv4 address of a machine or guest.
 pub(crate) fn ip(number: u8) -> String {
     format!("10.9.0.{number}")
@@ -264,6 +236,12 @@ pub(crate) fn ip(number: u8) -> String {
 /// The IPv6 address of a machine or guest.
 pub(crate) fn ip6(number: u8) -> String {
     format!("fd09::{number:x}")
+}
+
+/// The MAC address of a machine: one that stays, whatever its interfaces are made of (a bridge of which nobody says so
+/// takes one of its ports' and changes it with them).
+fn machine_mac(number: u8) -> String {
+    format!("02:00:5e:77:77:{number:02x}")
 }
 
 fn mac(number: u8) -> String {
@@ -291,9 +269,9 @@ pub(crate) fn ping_machine(guest: &mut Guest, number: u8) {
 pub(crate) fn iperf_both_ways(guest: &mut Guest, address: &str, seconds: u32) {
     for options in ["", "-R"] {
         let command = format!("iperf3 -c {address} -t {seconds} -i 0 -J {options}");
-        let outcome = guest.run(&command, COMMAND_WITHIN + Duration::from_secs(seconds.into()));
-        let bytes = received_bytes(&outcome.output).filter(|&bytes| bytes > 0);
-        let bytes = bytes.unwrap_or_else(|| guest.fail(&format!("ran `{command}`:\n{}", outcome.output)));
+        let output = run_iperf(guest, &command, seconds);
+        let bytes = received_bytes(&output).filter(|&bytes| bytes > 0);
+        let bytes = bytes.unwrap_or_else(|| guest.fail(&format!("ran `{command}`:\n{output}")));
         println!("{guest}, {address} {options}: {} Mb/s", bytes * 8 / u64::from(seconds) / 1_000_000);
     }
 }

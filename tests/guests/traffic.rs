@@ -48,6 +48,22 @@ pub(crate) fn iperf(from: &mut Guest, to: &Guest, seconds: u32) -> u64 {
     finish_iperf(from, job, seconds)
 }
 
+/// Runs a command of iperf3's. Its server listens anew after each client, and for a moment not at all: who comes then
+/// is refused, or forgotten before anything was said, and comes again.
+pub(crate) fn run_iperf(from: &mut Guest, command: &str, seconds: u32) -> String {
+    const TRIES: u32 = 10;
+    let mut output = String::new();
+    for _ in 0..TRIES {
+        output = from.run(command, COMMAND_WITHIN + Duration::from_secs(seconds.into())).output;
+        let is_too_early = ["Connection refused", "Connection reset by peer"].iter().any(|why| output.contains(why));
+        if !is_too_early || output.contains("bits_per_second") || output.contains("bits/sec") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    output
+}
+
 /// Begins the same in the background, with further options of iperf3's.
 pub(crate) fn begin_iperf(from: &mut Guest, to: &Guest, seconds: u32, options: &str) -> Job {
     begin_iperf_to(from, &to.ip(), seconds, options)

@@ -1,0 +1,67 @@
+//! Much data through a guest, which must not change on its way.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::guest::{COMMAND_WITHIN, Guest};
+use crate::lan::until;
+use crate::space::Space;
+
+const CHUNK: usize = 1 << 20;
+
+/// Sends data from `address`, which is a machine's, to a guest, which sends it back over the same connection at the
+/// same time; it must be the same.
+pub(crate) fn echo(machine: &Space, address: &str, guest: &mut Guest, megabytes: usize, within: Duration) {
+    let listener = machine.run(|| TcpListener::bind((address, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    // The connection is dd's input and output.
+    let job = guest.begin(&format!("nc {address} {port} -e dd bs=256k"));
+    let mut stream = accept(&listener);
+    let mut out = stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || send_random(&mut out, megabytes));
+    let received = receive(&mut stream);
+    guest.finish(job, within);
+    assert_eq!(received, (sender.join().unwrap(), megabytes * CHUNK), "data to {guest} and back has changed");
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) = until("a guest connects", || listener.accept());
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(COMMAND_WITHIN)).unwrap();
+    stream.set_write_timeout(Some(COMMAND_WITHIN)).unwrap();
+    stream
+}
+
+/// Sends so many bytes that are the same each time and repeat nowhere near, and then no more; their SHA-256.
+fn send_random(stream: &mut TcpStream, megabytes: usize) -> String {
+    let (mut hash, mut state, mut chunk) = (Sha256::new(), 0x9e37_79b9_7f4a_7c15_u64, vec![0; CHUNK]);
+    for _ in 0..megabytes {
+        for word in chunk.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_ne_bytes());
+        }
+        hash.update(&chunk);
+        stream.write_all(&chunk).unwrap();
+    }
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    hex(hash)
+}
+
+fn receive(stream: &mut TcpStream) -> (String, usize) {
+    let (mut hash, mut len, mut chunk) = (Sha256::new(), 0, vec![0; CHUNK]);
+    while let read @ 1.. = stream.read(&mut chunk).unwrap() {
+        hash.update(&chunk[..read]);
+        len += read;
+    }
+    (hex(hash), len)
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
