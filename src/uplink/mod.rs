@@ -8,6 +8,7 @@
 //! The network sees an uplink as a port, and counts so: `tx_` is what comes from the uplink, `rx_` what it is given.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use crate::frame::ethernet::MacAddr;
@@ -66,6 +67,14 @@ pub trait Uplink: Send + std::fmt::Debug {
     /// The host's own MAC address on it, which no guest may have, if frames for that end here.
     fn host_mac(&self) -> Option<MacAddr> {
         None
+    }
+
+    /// The host's own IP addresses, which no guest may use that shares [`Self::host_mac`].
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or memory.
+    fn host_addresses(&self) -> io::Result<Vec<IpAddr>> {
+        Ok(Vec::new())
     }
 
     /// How many frames the kernel threw away since the last time because we did not take them soon enough: to be

@@ -27,6 +27,7 @@
 //! machine's byte order, which must be the little one.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -41,7 +42,7 @@ use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
 use crate::metrics::Counter;
 use crate::ring::{Bytes, Gather};
 use crate::sys::netlink::{Link, Netlink};
-use crate::sys::{packet, uio};
+use crate::sys::{addresses, packet, uio};
 
 /// What may wait in the kernel for us, in bytes of its own accounting: about 80 super-frames.
 const RECEIVE_QUEUE_BYTES: usize = 8 << 20;
@@ -350,6 +351,10 @@ impl Uplink for RawNic {
 
     fn host_mac(&self) -> Option<MacAddr> {
         Some(self.own)
+    }
+
+    fn host_addresses(&self) -> io::Result<Vec<IpAddr>> {
+        addresses::of_host()
     }
 
     fn lost(&mut self) -> (Counter, u64) {

@@ -27,7 +27,6 @@ use crate::ring::mailbox::PortShared;
 use crate::ring::{Burst, Bytes, PrivateBurst, VNET_HEADER_READ};
 use crate::switch::PortId;
 use crate::switch::mac_nat::{Destination, MacNat};
-use crate::sys::addresses;
 use crate::sys::poller::{Poller, Trigger};
 use crate::uplink::{FrameBuffer, Gone, Received, Sent, Station, Uplink};
 
@@ -82,12 +81,12 @@ impl State {
 
     /// Has the translation know the host's IP addresses.
     fn follow_host(&mut self, now_s: u32) {
-        let Some(nat) = &mut self.nat else { return };
+        let (Some(nat), Some(device)) = (&mut self.nat, &self.device) else { return };
         if self.host_known_s.is_some_and(|known_s| now_s.saturating_sub(known_s) < HOST_AGE_S) {
             return;
         }
         self.host_known_s = Some(now_s);
-        match addresses::of_host() {
+        match device.host_addresses() {
             Ok(addresses) => nat.set_host_addresses(&addresses),
             Err(error) => tracing::debug!("the host's addresses cannot be read: {error}"),
         }
@@ -362,3 +361,6 @@ impl Reader {
 
 /// What a frame counts for in [`READ_BYTES_MAX`] at least, so that a device with nothing for us ends the turn too.
 const FRAME_COST_MIN: usize = READ_BYTES_MAX / 256;
+
+#[cfg(test)]
+mod tests;

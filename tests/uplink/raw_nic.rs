@@ -216,9 +216,15 @@ fn what_comes_back_from_the_host_is_known_whatever_it_is() {
 #[test]
 fn where_guests_share_the_address_nothing_leads_to_the_host() {
     let (host, lan) = host_and_lan();
-    let mut nic = host.run(|| RawNic::open_shared("eth0").unwrap());
+    let nic = host.run(|| RawNic::open_shared("eth0").unwrap());
     let own = host.mac("eth0");
     assert_eq!(nic.host_mac(), Some(MacAddr(own)));
+    let (mut nic, addresses) = host.run(move || {
+        let addresses = nic.host_addresses().unwrap();
+        (nic, addresses)
+    });
+    let is_there = |address: &str| addresses.contains(&address.parse().unwrap());
+    assert!(is_there("10.1.0.1") && is_there("fd01::1") && !is_there("127.0.0.1"), "{addresses:?}");
     nic.set_stations(&[Station { mac: MacAddr(GUEST), declared: false }]).unwrap();
     let links = host.ip("link");
     assert!(!links.contains("gwhost"), "{links}");
