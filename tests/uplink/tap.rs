@@ -3,13 +3,17 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use guestwire::frame::vnet::{F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader};
 use guestwire::metrics::Counter;
+use guestwire::ring::mailbox::PortShared;
 use guestwire::sys::netlink::{Change, Monitor, Netlink};
 use guestwire::sys::tap as calls;
 use guestwire::uplink::{FrameBuffer, Gone, Received, Tap, Uplink};
+use guestwire::worker::{Network, Parts, UplinkHalf, Worker, WorkerHandle};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -250,6 +254,38 @@ fn an_open_tap_is_taken_over_if_it_is_as_it_must_be() {
     let deleted = open("in3", flags | calls::IFF_VNET_HDR);
     space.ip("link del in3");
     assert!(error(deleted).contains("deleted"));
+}
+
+#[test]
+fn a_tap_that_was_left_to_us_and_is_deleted_wakes_nobody() {
+    let space = Space::new();
+    let open = || {
+        let fd = calls::open().unwrap();
+        calls::attach(&fd, "in0", calls::IFF_TAP | calls::IFF_NO_PI | calls::IFF_VNET_HDR).unwrap();
+        fd
+    };
+    let parents = space.run(open);
+    let tap = Tap::from_fd(parents.try_clone().unwrap()).unwrap();
+    address(&space, "in0", 1);
+    let shared = PortShared::new(0, "net".into(), [0; 6]).unwrap();
+    let half = UplinkHalf::new(Arc::new(shared), None).unwrap();
+    half.connect(Box::new(tap));
+    let network = Network::with(Parts { uplink: Some(half.clone()), ..Parts::default() }, 0);
+    let worker = Worker::new(network).unwrap().spawn("worker-test").unwrap();
+    space.ip("link del in0");
+    let end = Instant::now() + PATIENCE;
+    while !half.is_gone() {
+        assert!(Instant::now() < end, "the worker did not hear of it");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // What it has begun it ends.
+    std::thread::sleep(Duration::from_millis(50));
+    let woken = || worker.counters().wakeups.load(Ordering::Relaxed);
+    let before = woken();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(woken(), before, "woken for nothing");
+    WorkerHandle::stop_all(vec![worker]);
+    drop(parents);
 }
 
 #[test]
