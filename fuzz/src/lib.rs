@@ -58,9 +58,9 @@ impl<'a> Input<'a> {
     }
 }
 
-/// With the variable `FUZZ_CANARY` this panics when `bytes` begins with four certain bytes, and otherwise asks its caller to
-/// do no more. Each byte has a branch of its own, so that a fuzzer without coverage would need billions of inputs, and
-/// one that keeps what reaches a new edge finds them one by one.
+/// With the variable `FUZZ_CANARY` this panics when `bytes` begins with four certain bytes, and otherwise asks its
+/// caller to do no more. Each byte has a branch of its own, so that a fuzzer without coverage would need billions of
+/// inputs, and one that keeps what reaches a new edge finds them one by one.
 pub fn canary(bytes: &[u8]) -> bool {
     static WANTED: OnceLock<bool> = OnceLock::new();
     let is_wanted = *WANTED.get_or_init(|| std::env::var_os("FUZZ_CANARY").is_some());

@@ -5,7 +5,6 @@
 
 use super::{InheritedTaps, Made, ModeError, bring_up, host, open_tap};
 use crate::config::{Bridged, IfName, Network, TapSource, Via};
-use crate::frame::ethernet::MacAddr;
 use crate::sys::netlink::{Netlink, is_wireless};
 use crate::uplink::{RawNic, Tap, Uplink};
 
@@ -28,7 +27,7 @@ pub(super) fn make(network: &Network, bridged: &Bridged, inherited: &mut Inherit
         }
         Via::Nic(nic) => {
             let opened = open_nic(network, bridged, nic)?;
-            shared_mac = opened.link().mac.map(MacAddr).filter(|_| bridged.mac_nat);
+            shared_mac = opened.host_mac().filter(|_| bridged.mac_nat);
             Box::new(opened)
         }
     };
@@ -61,14 +60,16 @@ fn open_nic(network: &Network, bridged: &Bridged, nic: &IfName) -> Result<RawNic
     if is_wireless(nic.as_str()) && !bridged.mac_nat {
         return Err(ModeError::Wireless(nic.clone()));
     }
-    let mut opened = RawNic::open(nic.as_str(), 1)?;
     if bridged.mac_nat {
         tracing::info!(
             network = network.name.as_str(),
             "guests share the address of {nic}; they and this host itself do not reach each other"
         );
-    } else if let Some(why) = &opened.no_host_leg {
+        return Ok(RawNic::open_shared(nic.as_str())?);
+    }
+    let opened = RawNic::open(nic.as_str())?;
+    if let Some(why) = &opened.no_host_leg {
         tracing::warn!(network = network.name.as_str(), "{why}");
     }
-    Ok(opened.queues.remove(0))
+    Ok(opened.nic)
 }

@@ -172,7 +172,7 @@ fn open_tap(
             let number = fd.number();
             Tap::from_fd(inherited.remove(&number).ok_or(ModeError::NoDescriptor(number))?)?
         }
-        (_, Some(name)) => Tap::open(name.as_str(), 1)?.remove(0),
+        (_, Some(name)) => Tap::open(name.as_str())?,
         (_, None) => unreachable!("only a descriptor has no name"),
     };
     let name = tap.interface();

@@ -36,11 +36,13 @@ struct Port {
     share: Share,
     evicted: u64,
     moved: u64,
+    /// Whether it has got or lost an address since [`Fdb::take_changed`].
+    is_changed: bool,
 }
 
 impl Port {
     const fn new() -> Self {
-        Self { latest: Key::NONE, latest_s: 0, share: Share::new(), evicted: 0, moved: 0 }
+        Self { latest: Key::NONE, latest_s: 0, share: Share::new(), evicted: 0, moved: 0, is_changed: false }
     }
 }
 
@@ -135,6 +137,20 @@ impl Fdb {
         self.port_mut(port.0).map_or(0, |port| std::mem::take(&mut port.moved))
     }
 
+    /// Whether `port` has got or lost an address since [`Self::take_changed`].
+    pub(super) fn is_changed(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).and_then(Option::as_ref).is_some_and(|port| port.is_changed)
+    }
+
+    /// Takes note of the change. Returns the addresses that `port` has, of all VLANs, those that were seen last first.
+    pub(super) fn take_changed(&mut self, port: PortId) -> impl Iterator<Item = [u8; 6]> {
+        let share = self.port_mut(port.0).map(|port| {
+            port.is_changed = false;
+            &port.share
+        });
+        share.into_iter().flat_map(Share::keys_newest_first).map(Key::address)
+    }
+
     #[inline]
     fn port_mut(&mut self, port: u16) -> Option<&mut Port> {
         self.ports.get_mut(usize::from(port)).and_then(Option::as_mut)
@@ -164,6 +180,7 @@ impl Fdb {
         self.losses.count(known.port);
         if let Some(previous) = self.port_mut(known.port) {
             previous.share.remove(known.node);
+            previous.is_changed = true;
             if previous.latest == key {
                 previous.latest = Key::NONE;
             }
@@ -200,6 +217,7 @@ impl Fdb {
             self.losses.count(port.0);
             self.table.remove(oldest);
         }
+        owner.is_changed = true;
         Some(Value { port: port.0, node: owner.share.push(key, now_s), stamp_s: now_s })
     }
 }

@@ -19,12 +19,17 @@ pub struct Switch {
     flooded: Vec<PortBudget>,
     burst: BurstBudget,
     now_s: u32,
+    /// The host's address, and the port that leads to it.
+    host: Option<(u64, PortId)>,
+    /// The port behind which there are many who send, and what they have broadcast.
+    crowd: Option<(PortId, PortBudget)>,
 }
 
 impl Switch {
     /// A switch without ports. `seed` keys the hash of its table: guests must not be able to guess it.
     pub fn new(seed: u64) -> Self {
-        Self { fdb: Fdb::new(seed), present: Vec::new(), flooded: Vec::new(), burst: BurstBudget::FULL, now_s: 0 }
+        let (present, flooded) = (Vec::new(), Vec::new());
+        Self { fdb: Fdb::new(seed), present, flooded, burst: BurstBudget::FULL, now_s: 0, host: None, crowd: None }
     }
 
     /// Counts the addresses that ports lose: what [`super::Recent`] must know. To be read without the switch.
@@ -55,6 +60,19 @@ impl Switch {
         true
     }
 
+    /// Has `address` belong to the host, behind `port` and behind no other: whoever else sends from it is refused
+    /// ([`Counter::DropTxSpoofedMac`]). There is one such address; another takes its place.
+    pub fn set_host(&mut self, address: [u8; 6], port: PortId) {
+        let [a, b, c, d, e, f] = address;
+        self.host = Some((u64::from_be_bytes([0, 0, a, b, c, d, e, f]), port));
+    }
+
+    /// Has what `port` broadcasts count apart from what else it floods: behind it are many, and one of them that floods
+    /// groups, or addresses that nobody has, must not keep the ARP and DHCP of the others from guests.
+    pub fn set_crowd(&mut self, port: PortId) {
+        self.crowd = Some((port, PortBudget::default()));
+    }
+
     /// Starts a burst of frames from one ring. `now_s` is a monotonic clock in seconds, of any origin; a value below an
     /// earlier one counts as that earlier one.
     pub fn begin_burst(&mut self, now_s: u32) {
@@ -81,17 +99,44 @@ impl Switch {
         if header.is_reserved() {
             return Verdict::Drop(Counter::DropTxReserved);
         }
+        if self.host.is_some_and(|(address, port)| address == header.source && port != from) {
+            return Verdict::Drop(Counter::DropTxSpoofedMac);
+        }
         if !self.fdb.learn(header.source_key(), from, self.now_s) {
             return Verdict::Drop(Counter::DropTxDisabled);
         }
         if header.is_to_group() {
-            return self.flood(from);
+            return self.flood(from, header.is_broadcast());
         }
-        match self.fdb.lookup(header.destination_key(), self.now_s) {
+        let to = match self.host {
+            Some((address, port)) if address == header.destination => Some(port),
+            _ => self.fdb.lookup(header.destination_key(), self.now_s),
+        };
+        match to {
             Some(to) if to != from => Verdict::Forward(to),
             Some(_) => Verdict::Drop(Counter::DropTxHairpin),
-            None => self.flood(from),
+            None => self.flood(from, false),
         }
+    }
+
+    /// Whether the port has got or lost an address since [`Self::take_changed`].
+    pub fn is_changed(&self, port: PortId) -> bool {
+        self.fdb.is_changed(port)
+    }
+
+    /// Takes note of the change. Returns the addresses that were seen on the port last, each once, at most `max`.
+    pub fn take_changed(&mut self, port: PortId, max: usize) -> Vec<[u8; 6]> {
+        let mut found = Vec::new();
+        for address in self.fdb.take_changed(port) {
+            if found.len() == max {
+                break;
+            }
+            // A station may use several VLANs.
+            if !found.contains(&address) {
+                found.push(address);
+            }
+        }
+        found
     }
 
     /// Addresses that the port gave up before they expired, because its share was full, since the last call.
@@ -106,12 +151,16 @@ impl Switch {
     }
 
     #[inline(never)]
-    fn flood(&mut self, from: PortId) -> Verdict {
+    fn flood(&mut self, from: PortId, is_broadcast: bool) -> Verdict {
         let receivers = self.present.len() - 1;
         if receivers == 0 {
             return Verdict::Drop(Counter::DropTxAlone);
         }
-        match self.flooded[from.index()].take(&mut self.burst, receivers as u32, self.now_s) {
+        let budget = match &mut self.crowd {
+            Some((port, broadcast)) if *port == from && is_broadcast => broadcast,
+            _ => &mut self.flooded[from.index()],
+        };
+        match budget.take(&mut self.burst, receivers as u32, self.now_s) {
             true => Verdict::Flood,
             false => Verdict::Drop(Counter::DropTxFloodLimit),
         }

@@ -17,6 +17,8 @@ const GROUP_BIT: u64 = 1 << 40;
 /// 01-80-C2-00-00-00, the first of 16 addresses that never leave their link (IEEE 802.1Q table 8-1).
 const RESERVED_FIRST: u64 = 0x0180_c200_0000;
 
+const BROADCAST: u64 = 0xffff_ffff_ffff;
+
 /// The fields that decide. Addresses are 48-bit numbers, the first byte on the wire being the highest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -50,6 +52,11 @@ impl Header {
     #[inline]
     pub(super) fn is_to_group(&self) -> bool {
         self.destination & GROUP_BIT != 0
+    }
+
+    #[inline]
+    pub(super) fn is_broadcast(&self) -> bool {
+        self.destination == BROADCAST
     }
 
     /// Whether the destination is one that no bridge relays (IEEE 802.1Q 8.6.3): spanning tree, pause, LACP, LLDP.

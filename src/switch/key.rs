@@ -17,6 +17,12 @@ impl Key {
         Self(KEY_BIT | (vlan_id as u64 & 0x0fff) << 48 | address & 0xffff_ffff_ffff)
     }
 
+    /// The station's address.
+    pub(super) fn address(self) -> [u8; 6] {
+        let [_, _, address @ ..] = self.0.to_be_bytes();
+        address
+    }
+
     #[inline]
     pub(super) fn is_none(self) -> bool {
         self == Self::NONE

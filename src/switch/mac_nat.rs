@@ -85,7 +85,12 @@ impl MacNat {
         }
     }
 
-    /// The host's own addresses on the NIC, instead of those before: no guest may use them.
+    /// The NIC has this address from now on. What guests are known by stays.
+    pub fn set_own(&mut self, own: MacAddr) {
+        self.own = own;
+    }
+
+    /// The host's own addresses, instead of those before: no guest may use them.
     pub fn set_host_addresses(&mut self, addresses: &[IpAddr]) {
         self.host = addresses.to_vec();
     }
@@ -251,11 +256,11 @@ impl MacNat {
             Some((TYPE_IPV4, _)) if client.is_some() => client.map(Receiver::Guest),
             Some((TYPE_IPV4, at)) => HeaderV4::parse(frame, at).and_then(|header| match group_v4(header.destination) {
                 Some(group) => Some(Receiver::Group(group)),
-                None => self.addresses.find(header.destination.into(), now_s).map(Receiver::Guest),
+                None => self.owner(header.destination.into(), now_s).map(Receiver::Guest),
             }),
             Some((TYPE_IPV6, at)) => HeaderV6::parse(frame, at).and_then(|header| match group_v6(header.destination) {
                 Some(group) => Some(Receiver::Group(group)),
-                None => self.addresses.find(header.destination.into(), now_s).map(Receiver::Guest),
+                None => self.owner(header.destination.into(), now_s).map(Receiver::Guest),
             }),
             _ => None,
         };
@@ -272,12 +277,17 @@ impl MacNat {
         })
     }
 
+    /// The guest that has an address: the host may have got it after a guest used it.
+    fn owner(&self, address: IpAddr, now_s: u32) -> Option<Owner> {
+        self.addresses.find(address, now_s).filter(|_| !self.host.contains(&address))
+    }
+
     fn incoming_arp(&self, frame: &mut [u8], at: usize, now_s: u32) -> Option<Receiver> {
         let arp = Arp::parse(frame, at)?;
         if arp.target.is_unspecified() && arp.operation == arp::REPLY {
             return Some(Receiver::Group(MacAddr::BROADCAST));
         }
-        let owner = self.addresses.find(arp.target.into(), now_s)?;
+        let owner = self.owner(arp.target.into(), now_s)?;
         if arp.target_mac == self.own {
             put(frame, at + arp::TARGET_MAC, &owner.mac.0);
         }

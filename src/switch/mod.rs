@@ -10,7 +10,8 @@
 //! 1. It must be a frame that a bridge relays: a whole header ([`Counter::DropTxRunt`]), from one station
 //!    ([`Counter::DropTxBadSource`]), not to a group that stays on its link ([`Counter::DropTxReserved`]). A frame that
 //!    fails here teaches nothing.
-//! 2. Its source address is learned on the port it came from, for its VLAN alone (IEEE 802.1Q 8.7, independent VLAN
+//! 2. Its source must not be the host's own address ([`Switch::set_host`], [`Counter::DropTxSpoofedMac`]), which stays
+//!    where it is. Any other is learned on the port it came from, for its VLAN alone (IEEE 802.1Q 8.7, independent VLAN
 //!    learning). Frames without a tag and frames with a priority tag (VLAN id 0) are one VLAN. Only the tag of a
 //!    customer VLAN (type 0x8100) counts; a frame with a service tag is, as 802.1Q has it for a customer bridge,
 //!    untagged.

@@ -43,6 +43,11 @@ impl Losses {
         }
     }
 
+    /// Addresses of any port may have.
+    pub fn count_all(&self) {
+        (0..PORTS_MAX as u16).for_each(|port| self.count(port));
+    }
+
     // Relaxed will do: a frame that is judged while an address moves goes to either port.
     #[inline]
     fn of(&self, port: u16) -> u32 {

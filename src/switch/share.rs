@@ -69,6 +69,16 @@ impl Share {
         })
     }
 
+    /// All addresses, newest first.
+    pub(super) fn keys_newest_first(&self) -> impl Iterator<Item = Key> {
+        let mut at = self.newest;
+        std::iter::from_fn(move || {
+            let node = self.nodes.get(usize::from(at))?;
+            at = node.older;
+            Some(node.key)
+        })
+    }
+
     /// Adds an address as the newest and returns its node. The share must not be full.
     pub(super) fn push(&mut self, key: Key, now_s: u32) -> u16 {
         debug_assert!(!self.is_full());
@@ -170,6 +180,7 @@ mod tests {
         assert_eq!(share.push(key(9), 14), nodes[3], "a free node is used again, the last one first");
         assert_eq!(share.push(key(8), 14), nodes[1]);
         assert_eq!(share.keys().collect::<Vec<_>>(), [4, 0, 2, 9, 8].map(key));
+        assert_eq!(share.keys_newest_first().collect::<Vec<_>>(), [8, 9, 2, 0, 4].map(key));
         for node in nodes {
             share.remove(node);
         }

@@ -1,6 +1,7 @@
 //! System calls, wrapped thinly and without policy: the other room with `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod addresses;
 pub mod fd;
 pub mod malloc;
 pub mod netlink;

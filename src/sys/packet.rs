@@ -107,21 +107,6 @@ pub fn set_promiscuous(fd: impl AsFd, index: u32) -> io::Result<()> {
     set_option(fd, libc::PACKET_ADD_MEMBERSHIP, &request)
 }
 
-/// Shares the frames of an interface out among sockets, each flow to one of them: a new group of sockets, or one that
-/// was made before. Returns the group.
-///
-/// # Errors
-/// Those of setsockopt(2).
-pub fn join_group(fd: impl AsFd, group: Option<u16>) -> io::Result<u16> {
-    let kind = match group {
-        Some(_) => libc::PACKET_FANOUT_HASH,
-        None => libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_UNIQUEID,
-    };
-    let value = u32::from(group.unwrap_or(0)) | kind << 16;
-    set_option(&fd, libc::PACKET_FANOUT, &value)?;
-    Ok(get_option::<u32>(fd, libc::PACKET_FANOUT)? as u16)
-}
-
 /// How many frames the kernel has thrown away since the last time, since the socket's queue was full.
 ///
 /// # Errors

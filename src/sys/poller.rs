@@ -31,6 +31,14 @@ impl Poller {
         Ok(Self { epoll: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
+    /// A handle on the same poller, for whoever ends what it watches.
+    ///
+    /// # Errors
+    /// When the process is out of file descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { epoll: self.epoll.try_clone()? })
+    }
+
     /// Watches `fd`; `token` names it in [`Self::wait`].
     ///
     /// # Errors

@@ -24,20 +24,19 @@ pub struct NoHostLeg {
     reason: io::Error,
 }
 
-/// Makes the way to the host that has the interface `nic`: `queues` queues of one tap.
-pub(super) fn open(nic: &Link, queues: usize) -> Result<Vec<Tap>, NoHostLeg> {
-    let make = || -> io::Result<Vec<Tap>> {
-        let taps = Tap::open_numbered(NAME, queues).map_err(io::Error::other)?;
+/// Makes the way to the host that has the interface `nic`.
+pub(super) fn open(nic: &Link) -> Result<Tap, NoHostLeg> {
+    let make = || -> io::Result<Tap> {
+        let tap = Tap::open_numbered(NAME).map_err(io::Error::other)?;
         let mut netlink = Netlink::open()?;
-        let name = taps.first().map(Tap::interface).unwrap_or_default();
         let gone = || io::Error::from_raw_os_error(libc::ENODEV);
-        let tap = netlink.link(&name)?.ok_or_else(gone)?;
-        netlink.set_mac(tap.index, nic.mac.ok_or_else(gone)?)?;
+        let link = netlink.link(&tap.interface())?.ok_or_else(gone)?;
+        netlink.set_mac(link.index, nic.mac.ok_or_else(gone)?)?;
         // A kernel without IPv6 has nothing to switch off.
-        let _ = netlink.set_no_link_local(tap.index);
-        netlink.redirect_arriving(tap.index, nic.index)?;
-        netlink.set_up(tap.index, true)?;
-        Ok(taps)
+        let _ = netlink.set_no_link_local(link.index);
+        netlink.redirect_arriving(link.index, nic.index)?;
+        netlink.set_up(link.index, true)?;
+        Ok(tap)
     };
     make().map_err(|reason| NoHostLeg { nic: nic.name.clone(), reason })
 }

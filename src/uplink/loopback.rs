@@ -1,9 +1,12 @@
 //! An uplink for tests: its other end is a socket in the test's hand.
 
+use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
 use super::{FrameBuffer, Gone, Received, Sent, Uplink, not_received, not_sent};
+use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::Offloads;
 use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
 use crate::ring::{Bytes, Gather};
@@ -15,6 +18,7 @@ pub(crate) struct Loopback {
     socket: UnixDatagram,
     offloads: Offloads,
     gather: Gather,
+    host: Option<(MacAddr, Vec<IpAddr>)>,
 }
 
 impl Loopback {
@@ -24,7 +28,12 @@ impl Loopback {
         for end in [&socket, &other] {
             end.set_nonblocking(true).unwrap();
         }
-        (Self { socket, offloads, gather: Gather::default() }, other)
+        (Self { socket, offloads, gather: Gather::default(), host: None }, other)
+    }
+
+    /// The same, with a host that has these addresses on it.
+    pub(crate) fn with_host(self, mac: MacAddr, addresses: Vec<IpAddr>) -> Self {
+        Self { host: Some((mac, addresses)), ..self }
     }
 }
 
@@ -43,6 +52,14 @@ impl Uplink for Loopback {
 
     fn sends(&self) -> Offloads {
         self.offloads
+    }
+
+    fn host_mac(&self) -> Option<MacAddr> {
+        self.host.as_ref().map(|(mac, _)| *mac)
+    }
+
+    fn host_addresses(&self) -> io::Result<Vec<IpAddr>> {
+        Ok(self.host.as_ref().map(|(_, addresses)| addresses.clone()).unwrap_or_default())
     }
 
     fn receive(&mut self, buffer: &mut FrameBuffer) -> Received {

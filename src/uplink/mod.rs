@@ -1,12 +1,14 @@
 //! The way out of a network: a device of the host that takes frames and gives them.
 //!
-//! Theory of operation. An [`Uplink`] belongs to one worker. Each call moves one frame, whole, with its virtio-net
-//! header: a super-frame stays one. Nothing blocks. A frame that cannot be moved ends in a counter; a device that is
-//! gone is told as [`Gone`], after which the uplink is of no use and another has to be opened when the device is back.
+//! Theory of operation. Whoever has an [`Uplink`] moves frames with it, one with each call, whole, with its virtio-net
+//! header: a super-frame stays one. One worker receives, any may send (`worker::uplink`). Nothing blocks. A frame that
+//! cannot be moved ends in a counter; a device that is gone is told as [`Gone`], after which the uplink is of no use
+//! and another has to be opened when the device is back.
 //!
 //! The network sees an uplink as a port, and counts so: `tx_` is what comes from the uplink, `rx_` what it is given.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use crate::frame::ethernet::MacAddr;
@@ -15,6 +17,7 @@ use crate::frame::vnet::{F_NEEDS_CSUM, VNET_HEADER_LEN, VnetHeader};
 use crate::metrics::Counter;
 use crate::ring::{Bytes, FRAME_LEN_MAX};
 
+mod echo;
 mod filter;
 mod host_leg;
 #[cfg(test)]
@@ -52,13 +55,26 @@ pub trait Uplink: Send + std::fmt::Debug {
     /// `frame::offload` says it.
     fn send(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent;
 
-    /// From now on takes unicast frames for these addresses: those of all other ports, ours included. An uplink to
-    /// which the kernel gives only what is for us needs no such list.
+    /// From now on takes unicast frames for these stations of ours. An uplink to which the kernel gives only what is
+    /// for us needs no such list.
     ///
     /// # Errors
-    /// When the kernel is out of memory: the addresses before stay.
-    fn set_addresses(&mut self, _addresses: &[MacAddr]) -> io::Result<()> {
+    /// When the kernel is out of memory: what was heard before is heard on.
+    fn set_stations(&mut self, _stations: &[Station]) -> io::Result<()> {
         Ok(())
+    }
+
+    /// The host's own MAC address on it, which no guest may have, if frames for that end here.
+    fn host_mac(&self) -> Option<MacAddr> {
+        None
+    }
+
+    /// The host's own IP addresses, which no guest may use that shares [`Self::host_mac`].
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or memory.
+    fn host_addresses(&self) -> io::Result<Vec<IpAddr>> {
+        Ok(Vec::new())
     }
 
     /// How many frames the kernel threw away since the last time because we did not take them soon enough: to be
@@ -66,6 +82,16 @@ pub trait Uplink: Send + std::fmt::Debug {
     fn lost(&mut self) -> (Counter, u64) {
         (Counter::DropTxQueueFull, 0)
     }
+}
+
+/// A station behind one of our ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Station {
+    /// Its address.
+    pub mac: MacAddr,
+    /// Whether the user has said that it is ours. Others were learned from what guests send, and may be those of
+    /// stations beyond the uplink.
+    pub declared: bool,
 }
 
 /// What came of [`Uplink::receive`].
@@ -77,6 +103,8 @@ pub enum Received {
     Nothing,
     /// A frame was there and is lost.
     Dropped(Counter),
+    /// A frame was there that is for none of us.
+    NotOurs,
     /// Nothing will come any more. The descriptor may be readable for ever: it is to be watched no longer.
     Gone(Gone),
 }

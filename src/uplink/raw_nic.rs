@@ -1,13 +1,19 @@
 //! A network interface of the host, shared with its guests: a raw packet socket beside the host's own stack.
 //!
 //! Theory of operation. The interface takes frames for anybody (promiscuous) as long as the socket is open, and a BPF
-//! program lets through those for the addresses of our ports ([`Uplink::set_addresses`]) and for groups. Frames that we
-//! send are not heard by us; those of the host are, if there is a way back to it ([`NoHostLeg`] says why not). What
-//! guests send to the host's address goes there and not to the wire, and what they send to groups goes to both.
+//! program lets through those for our stations ([`Uplink::set_stations`]) and for groups. Should the kernel not take
+//! the program, all are let through and looked at here. Frames that we send are not heard by us; those of the host are,
+//! if there is a way back to it ([`NoHostLeg`] says why not). What guests send to the host's address goes there and not
+//! to the wire, and what they send to groups goes to both.
 //!
-//! A frame that comes with one of our own addresses as its source, and that the host has not sent, is one of ours that
-//! has come back, from the way to the host or from a loop in the LAN: it is dropped, lest the switch believe that the
-//! guest has moved.
+//! Frames of ours that come back are dropped, lest the switch believe that a guest has moved: those that came from the
+//! way to the host, which `echo.rs` knows, and those from a station that the user has declared ours, which has a loop
+//! in the LAN for its cause. A source that was only learned from a guest proves nothing: a guest could send from the
+//! address of the LAN's router, and cut all others from it. Such a frame passes, and the switch lets the address move.
+//! What has the NIC's own address as its source, and was not sent by the host, is dropped too.
+//!
+//! Where guests share the NIC's own address ([`RawNic::open_shared`]), frames for that are heard, and the host is not:
+//! nothing leads to it.
 //!
 //! VLAN tags, which the kernel takes out of frames, are put back. Super-frames pass whole, those that the interface has
 //! joined (GRO) too; one that the virtio-net header cannot express is a frame lost, and counted.
@@ -21,19 +27,22 @@
 //! machine's byte order, which must be the little one.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
+use super::echo::Echoes;
 use super::filter;
 use super::host_leg::{self, NoHostLeg};
 use super::tap::Tap;
-use super::{FrameBuffer, Gone, Received, Sent, Uplink, not_received, not_sent};
+use super::{FrameBuffer, Gone, Received, Sent, Station, Uplink, not_received, not_sent};
 use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::Offloads;
 use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
 use crate::metrics::Counter;
 use crate::ring::{Bytes, Gather};
 use crate::sys::netlink::{Link, Netlink};
-use crate::sys::{packet, uio};
+use crate::sys::{addresses, packet, uio};
 
 /// What may wait in the kernel for us, in bytes of its own accounting: about 80 super-frames.
 const RECEIVE_QUEUE_BYTES: usize = 8 << 20;
@@ -70,55 +79,80 @@ pub enum RawNicError {
     Other(String, io::Error),
 }
 
-/// One socket on an interface.
+/// A socket on an interface.
 #[derive(Debug)]
 pub struct RawNic {
     socket: OwnedFd,
     link: Link,
     own: MacAddr,
+    /// Whether that is the guests' too.
+    is_shared: bool,
     header_len: usize,
-    /// Our ports', in order.
-    addresses: Vec<[u8; 6]>,
+    /// Those that the filter lets through, in order.
+    stations: Vec<Station>,
+    /// Whether the filter lets others through too.
+    hears_all: bool,
     host: Option<Tap>,
+    echoes: Echoes,
+    /// A frame for two receivers: kept for its capacity only.
+    copy: Vec<u8>,
     gather: Gather,
 }
 
 /// An interface, opened.
 #[derive(Debug)]
 pub struct Opened {
-    /// One for each worker: each hears its share of the flows.
-    pub queues: Vec<RawNic>,
+    /// The uplink.
+    pub nic: RawNic,
     /// Why guests and the host do not reach each other, if they do not.
     pub no_host_leg: Option<NoHostLeg>,
 }
 
 impl RawNic {
-    /// Opens `queues` sockets on the interface `name`. No unicast frame is heard before [`Uplink::set_addresses`].
+    /// Opens the interface `name`. No unicast frame is heard before [`Uplink::set_stations`].
     ///
     /// # Errors
     /// See [`RawNicError`]: the text says what helps.
-    pub fn open(name: &str, queues: usize) -> Result<Opened, RawNicError> {
-        let other = |error| RawNicError::Other(name.to_owned(), error);
-        let link = find(name)?;
-        let Some(own) = link.mac.map(MacAddr) else { return Err(RawNicError::NotEthernet(name.to_owned())) };
-        let (hosts, no_host_leg) = match host_leg::open(&link, queues) {
-            Ok(taps) => (taps.into_iter().map(Some).collect(), None),
-            Err(error) => ((0..queues).map(|_| None).collect::<Vec<_>>(), Some(error)),
+    pub fn open(name: &str) -> Result<Opened, RawNicError> {
+        let (link, own) = find(name)?;
+        let (host, no_host_leg) = match host_leg::open(&link) {
+            Ok(tap) => (Some(tap), None),
+            Err(error) => (None, Some(error)),
         };
-        let mut group = None;
-        let mut nics = Vec::with_capacity(queues);
-        for host in hosts {
-            let (socket, header_len) = socket(&link, host.is_some()).map_err(|error| match error.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => RawNicError::NotPermitted(name.to_owned()),
-                _ => RawNicError::Other(name.to_owned(), error),
+        let nic = Self::on(link, own, host, false)?;
+        Ok(Opened { nic, no_host_leg })
+    }
+
+    /// Opens the interface `name`, whose own address guests share: frames for that are heard, and none that the host
+    /// sends. There is no way to the host, whose frames from and to that address would be its own.
+    ///
+    /// # Errors
+    /// See [`RawNicError`]: the text says what helps.
+    pub fn open_shared(name: &str) -> Result<Self, RawNicError> {
+        let (link, own) = find(name)?;
+        Self::on(link, own, None, true)
+    }
+
+    fn on(link: Link, own: MacAddr, host: Option<Tap>, is_shared: bool) -> Result<Self, RawNicError> {
+        let heard = if is_shared { std::slice::from_ref(&own) } else { &[] };
+        let (socket, header_len) =
+            socket(&link, host.is_some(), heard).map_err(|error| match error.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => RawNicError::NotPermitted(link.name.clone()),
+                _ => RawNicError::Other(link.name.clone(), error),
             })?;
-            if queues > 1 {
-                group = Some(packet::join_group(&socket, group).map_err(other)?);
-            }
-            let (link, addresses, gather) = (link.clone(), Vec::new(), Gather::default());
-            nics.push(Self { socket, link, own, header_len, addresses, host, gather });
-        }
-        Ok(Opened { queues: nics, no_host_leg })
+        Ok(Self {
+            socket,
+            link,
+            own,
+            is_shared,
+            header_len,
+            stations: Vec::new(),
+            hears_all: false,
+            host,
+            echoes: Echoes::default(),
+            copy: Vec::new(),
+            gather: Gather::default(),
+        })
     }
 
     /// The interface, as it was when it was opened.
@@ -126,10 +160,45 @@ impl RawNic {
         &self.link
     }
 
-    /// Whether the frame that was just received is one of ours that has come back.
-    fn is_reflected(&self, buffer: &FrameBuffer) -> bool {
-        let source = MacAddr::source_of(buffer.frame());
-        source.is_some_and(|source| self.addresses.binary_search(&source.0).is_ok())
+    /// The station of ours with this address.
+    fn station(&self, mac: MacAddr) -> Option<&Station> {
+        self.stations.binary_search_by_key(&mac, |station| station.mac).ok().map(|at| &self.stations[at])
+    }
+
+    /// Whether a frame that the interface received is one of ours that has come back.
+    fn is_reflected(&mut self, frame: &[u8]) -> bool {
+        let is_ours = MacAddr::source_of(frame)
+            .is_some_and(|source| source == self.own || self.station(source).is_some_and(|station| station.declared));
+        // Looked for in any case: it is expected no longer.
+        let is_to_group = MacAddr::destination_of(frame).is_some_and(MacAddr::is_group);
+        is_to_group && self.echoes.take(frame, Instant::now) || is_ours
+    }
+
+    /// Whether a frame is for one of ours: the filter's word, where that hears all.
+    fn is_for_us(&self, frame: &[u8]) -> bool {
+        let destination = MacAddr::destination_of(frame);
+        destination.is_some_and(|destination| destination.is_group() || self.station(destination).is_some())
+    }
+
+    fn judge(&mut self, buffer: &FrameBuffer, header: VnetHeader, outgoing: bool) -> Received {
+        if !outgoing && self.is_reflected(buffer.frame()) {
+            return Received::Dropped(Counter::DropTxReflected);
+        }
+        if self.hears_all && !self.is_for_us(buffer.frame()) {
+            return Received::NotOurs;
+        }
+        Received::Frame(header)
+    }
+
+    /// Lets through what is for these addresses. Returns whether all else is let through too, for want of room.
+    fn set_filter(&self, addresses: &[MacAddr]) -> io::Result<bool> {
+        if addresses.len() <= filter::ADDRESSES_MAX {
+            match packet::set_filter(&self.socket, &filter::only(addresses)) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
+                set => return set.map(|()| false),
+            }
+        }
+        packet::set_filter(&self.socket, &filter::all_but(self.own)).map(|()| true)
     }
 
     fn give_wire(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent {
@@ -146,6 +215,20 @@ impl RawNic {
         }
     }
 
+    /// A frame for a group: to the wire and to the host. Counted once, as what became of it on the wire.
+    fn give_both(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent {
+        // Both get the same, and the echo is known by it, whatever the guest makes of its memory meanwhile.
+        let mut copy = std::mem::take(&mut self.copy);
+        bytes.copy_out(&mut copy);
+        let bytes = Bytes::private(&copy);
+        let sent = self.give_wire(header, &bytes);
+        if matches!(self.give_host(header, &bytes), Sent::Whole) {
+            self.echoes.expect(&copy, Instant::now());
+        }
+        self.copy = copy;
+        sent
+    }
+
     /// To the host: a way to it that is gone is a frame lost, since the wire is still there.
     fn give_host(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent {
         match self.host.as_mut().map(|host| host.send(header, bytes)) {
@@ -155,8 +238,8 @@ impl RawNic {
     }
 }
 
-/// The interface of that name, if it can be shared.
-fn find(name: &str) -> Result<Link, RawNicError> {
+/// The interface of that name, if it can be shared, and its address.
+fn find(name: &str) -> Result<(Link, MacAddr), RawNicError> {
     let links = Netlink::open().and_then(|mut netlink| netlink.links());
     let links = links.map_err(|error| RawNicError::Other(name.to_owned(), error))?;
     let Some(link) = links.iter().find(|link| link.name == name) else {
@@ -164,19 +247,20 @@ fn find(name: &str) -> Result<Link, RawNicError> {
         return Err(RawNicError::NoInterface { name: name.to_owned(), others: others.join(", ") });
     };
     let controller = links.iter().find(|other| link.controller == Some(other.index));
-    match controller.filter(|controller| controller.bridge) {
-        Some(bridge) => Err(RawNicError::InABridge { name: name.to_owned(), bridge: bridge.name.clone() }),
-        None => Ok(link.clone()),
+    if let Some(bridge) = controller.filter(|controller| controller.bridge) {
+        return Err(RawNicError::InABridge { name: name.to_owned(), bridge: bridge.name.clone() });
     }
+    let own = link.mac.ok_or_else(|| RawNicError::NotEthernet(name.to_owned()))?;
+    Ok((link.clone(), MacAddr(own)))
 }
 
-/// A socket that hears groups only, and the length of its virtio-net header.
-fn socket(link: &Link, with_host: bool) -> io::Result<(OwnedFd, usize)> {
+/// A socket that hears groups and these addresses, and the length of its virtio-net header.
+fn socket(link: &Link, with_host: bool, addresses: &[MacAddr]) -> io::Result<(OwnedFd, usize)> {
     let socket = packet::open()?;
     let header_len = packet::set_vnet_header(&socket)?;
     packet::set_auxdata(&socket)?;
     packet::set_queue_bytes(&socket, RECEIVE_QUEUE_BYTES, SEND_QUEUE_BYTES);
-    packet::set_filter(&socket, &filter::program(&[], link.mac.unwrap_or_default()))?;
+    packet::set_filter(&socket, &filter::only(addresses))?;
     if !with_host {
         // Guests could not answer. Older kernels than 4.20 do not know it; then they hear the host.
         let _ = packet::ignore_outgoing(&socket);
@@ -225,10 +309,10 @@ impl Uplink for RawNic {
             (Received::Frame(header), Some(tag)) => buffer.put_tag_back(header, tag),
             (received, _) => received,
         };
-        if matches!(received, Received::Frame(_)) && !message.outgoing && self.is_reflected(buffer) {
-            return Received::Dropped(Counter::DropTxReflected);
+        match received {
+            Received::Frame(header) => self.judge(buffer, header, message.outgoing),
+            other => other,
         }
-        received
     }
 
     #[inline]
@@ -237,22 +321,40 @@ impl Uplink for RawNic {
         if destination == Some(self.own) {
             return self.give_host(header, bytes);
         }
-        let sent = self.give_wire(header, bytes);
         if self.host.is_some() && destination.is_some_and(MacAddr::is_group) {
-            // Counted once, as what became of it on the wire.
-            self.give_host(header, bytes);
+            return self.give_both(header, bytes);
         }
-        sent
+        self.give_wire(header, bytes)
     }
 
-    /// Hears unicast frames for these addresses and no others; above [`filter::ADDRESSES_MAX`] all but the host's own.
-    fn set_addresses(&mut self, addresses: &[MacAddr]) -> io::Result<()> {
-        let mut addresses: Vec<[u8; 6]> = addresses.iter().map(|address| address.0).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        packet::set_filter(&self.socket, &filter::program(&addresses, self.own.0))?;
-        self.addresses = addresses;
+    /// Hears unicast frames for these stations and no others. The interface's own address is none of theirs.
+    fn set_stations(&mut self, stations: &[Station]) -> io::Result<()> {
+        if self.is_shared {
+            return Ok(());
+        }
+        let mut stations: Vec<_> = stations.iter().copied().filter(|station| station.mac != self.own).collect();
+        // Of two with the same address the one that was declared.
+        stations.sort_unstable_by_key(|station| (station.mac, !station.declared));
+        stations.dedup_by_key(|station| station.mac);
+        let addresses: Vec<_> = stations.iter().map(|station| station.mac).collect();
+        let hears_all = self.set_filter(&addresses)?;
+        if hears_all && !self.hears_all {
+            tracing::warn!(
+                "{} hears the frames of all: the kernel's filter (net.core.optmem_max) has no room for {} addresses",
+                self.name(),
+                addresses.len()
+            );
+        }
+        (self.stations, self.hears_all) = (stations, hears_all);
         Ok(())
+    }
+
+    fn host_mac(&self) -> Option<MacAddr> {
+        Some(self.own)
+    }
+
+    fn host_addresses(&self) -> io::Result<Vec<IpAddr>> {
+        addresses::of_host()
     }
 
     fn lost(&mut self) -> (Counter, u64) {

@@ -1,14 +1,13 @@
 //! A tap device: the host's own network stack, or a bridge of the host, is at its other end.
 //!
-//! Theory of operation. Frames go and come through one descriptor for each queue, with a virtio-net header of 12 bytes
-//! before each, so that super-frames and checksums that are left to be completed pass whole. With several queues the
-//! kernel chooses a flow's by what it has seen on them.
+//! Theory of operation. Frames go and come through one descriptor, a queue of the device, with a virtio-net header of
+//! 12 bytes before each, so that super-frames and checksums that are left to be completed pass whole.
 //!
-//! A device that we made ends with its last queue. One that existed before (persistent, `ip tuntap add`) stays, and one
+//! A device that we made ends with its queue. One that existed before (persistent, `ip tuntap add`) stays, and one
 //! that comes as an open descriptor belongs to whoever opened it; both need no capability of ours.
 //!
-//! A device that is down keeps its queues: what is sent meanwhile is dropped and counted. Renaming changes nothing but
-//! what [`Uplink::name`] says. After a device was deleted its queues are of no use ([`Gone::Deleted`]).
+//! A device that is down keeps its queue: what is sent meanwhile is dropped and counted. Renaming changes nothing but
+//! what [`Uplink::name`] says. After a device was deleted its queue is of no use ([`Gone::Deleted`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,13 +18,15 @@ use super::{FrameBuffer, Received, Sent, Uplink, not_received, not_sent};
 use crate::frame::offload::Offloads;
 use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
 use crate::ring::{Bytes, Gather};
-use crate::sys::netlink::Netlink;
 use crate::sys::{tap, uio};
 
 /// What every kernel with virtio-net headers on taps has.
 const OFFLOAD_TCP: u32 = tap::TUN_F_CSUM | tap::TUN_F_TSO4 | tap::TUN_F_TSO6 | tap::TUN_F_TSO_ECN;
 /// Since Linux 6.2; only both together.
 const OFFLOAD_UDP: u32 = tap::TUN_F_USO4 | tap::TUN_F_USO6;
+
+/// What a tap is attached with.
+const FLAGS: i32 = tap::IFF_TAP | tap::IFF_NO_PI | tap::IFF_VNET_HDR;
 
 /// Why there is no tap.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +50,6 @@ pub enum TapError {
     /// The name is that of another kind of device.
     #[error("{0} exists and is not a tap: choose another name")]
     NotATap(String),
-    /// The device was made for one queue.
-    #[error(
-        "the tap {0} was made for one queue: use --workers 1, or make it with `ip tuntap add {0} mode tap multi_queue`"
-    )]
-    OneQueue(String),
     /// A name that no interface may have.
     #[error("{0:?} is no name of an interface: 1 to {max} bytes without spaces and slashes", max = tap::NAME_LEN_MAX)]
     Name(String),
@@ -76,32 +72,25 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Opens `queues` queues of the device `name`, which is made if it does not exist. It has to be brought up.
+    /// Opens the device `name`, which is made if it does not exist. It has to be brought up.
     ///
     /// # Errors
     /// See [`TapError`]: the text says what helps.
-    pub fn open(name: &str, queues: usize) -> Result<Vec<Self>, TapError> {
+    pub fn open(name: &str) -> Result<Self, TapError> {
         let bad = |c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%');
         if name.is_empty() || name.len() > tap::NAME_LEN_MAX || name.contains(bad) || matches!(name, "." | "..") {
             return Err(TapError::Name(name.into()));
         }
-        let flags = tap::IFF_TAP | tap::IFF_NO_PI | tap::IFF_VNET_HDR;
-        let first = if queues > 1 { flags | tap::IFF_MULTI_QUEUE } else { flags };
-        match open_queues(name, queues, first) {
-            // A device that exists may have been made for many queues; one of them is enough.
-            Err(TapError::NotATap(_)) if queues == 1 => open_queues(name, 1, flags | tap::IFF_MULTI_QUEUE),
-            Err(TapError::NotATap(name)) if is_tap(&name) => Err(TapError::OneQueue(name)),
+        match open_queue(name, FLAGS) {
+            // One that exists may have been made for many queues.
+            Err(TapError::NotATap(_)) => open_queue(name, FLAGS | tap::IFF_MULTI_QUEUE),
             result => result,
         }
     }
 
     /// Makes a device whose name ends in a number of the kernel's choice, in the place of `%d`.
-    pub(super) fn open_numbered(name: &str, queues: usize) -> Result<Vec<Self>, TapError> {
-        let flags = tap::IFF_TAP | tap::IFF_NO_PI | tap::IFF_VNET_HDR | tap::IFF_MULTI_QUEUE;
-        let mut taps = open_queues(name, queues.min(1), flags)?;
-        let name = taps.first().map(|tap| tap.first_name.clone()).unwrap_or_default();
-        taps.extend(open_queues(&name, queues.saturating_sub(1), flags)?);
-        Ok(taps)
+    pub(super) fn open_numbered(name: &str) -> Result<Self, TapError> {
+        open_queue(name, FLAGS)
     }
 
     /// Takes a queue that somebody else opened.
@@ -145,29 +134,19 @@ impl Tap {
     }
 }
 
-fn open_queues(name: &str, queues: usize, flags: i32) -> Result<Vec<Tap>, TapError> {
-    let queue = || {
-        let fd = tap::open().map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::NoTaps(error),
-            Some(libc::EPERM | libc::EACCES) => TapError::NotPermitted(name.into()),
-            _ => TapError::Other(name.into(), error),
-        })?;
-        let given = tap::attach(&fd, name, flags).map_err(|error| match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => TapError::NotPermitted(name.into()),
-            Some(libc::EBUSY) => TapError::Busy(name.into()),
-            Some(libc::EINVAL) => TapError::NotATap(name.into()),
-            _ => TapError::Other(name.into(), error),
-        })?;
-        Tap::set_up(fd, given)
-    };
-    (0..queues).map(|_| queue()).collect()
-}
-
-/// Whether a device that exists is a tap.
-fn is_tap(name: &str) -> bool {
-    let link = Netlink::open().and_then(|mut netlink| netlink.link(name));
-    // A tun device, which carries IP packets, has no MAC address.
-    link.is_ok_and(|link| link.is_some_and(|link| link.tun && link.mac.is_some()))
+fn open_queue(name: &str, flags: i32) -> Result<Tap, TapError> {
+    let fd = tap::open().map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::NoTaps(error),
+        Some(libc::EPERM | libc::EACCES) => TapError::NotPermitted(name.into()),
+        _ => TapError::Other(name.into(), error),
+    })?;
+    let given = tap::attach(&fd, name, flags).map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => TapError::NotPermitted(name.into()),
+        Some(libc::EBUSY) => TapError::Busy(name.into()),
+        Some(libc::EINVAL) => TapError::NotATap(name.into()),
+        _ => TapError::Other(name.into(), error),
+    })?;
+    Tap::set_up(fd, given)
 }
 
 impl Uplink for Tap {

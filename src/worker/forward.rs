@@ -38,6 +38,8 @@ const SEGMENT_COST: usize = 1024;
 const REQUESTS_PER_SECOND_MAX: u32 = 256;
 /// The same for addresses that a guest uses and that we may have given it: it has few, and they are remembered.
 const LOOKUPS_PER_SECOND_MAX: u32 = 64;
+/// How often in a second an uplink is told of new addresses of one sender: each time the kernel gets a new filter.
+const CHANGES_PER_SECOND_MAX: u32 = 64;
 /// How long a guest may go on using an address that it had from us, in seconds: its lease may be over.
 const GUARD_S: u32 = 30;
 
@@ -436,13 +438,13 @@ impl Judge<'_> {
             self.met = MacAddr::source_of(head);
         }
         match verdict {
-            Verdict::Flood if !self.may_flood(len, asks) => Verdict::Drop(Counter::DropTxFloodLimit),
+            Verdict::Flood if !self.may_flood(head, len, asks) => Verdict::Drop(Counter::DropTxFloodLimit),
             verdict => verdict,
         }
     }
 
     /// Whether a frame may be flooded once more; if so, it is charged for.
-    fn may_flood(&mut self, len: usize, asks: &Offload) -> bool {
+    fn may_flood(&mut self, head: &[u8], len: usize, asks: &Offload) -> bool {
         let segments = if let Offload::Segment(gso) = asks { gso.segments(len) } else { 0 };
         // As the switch counts: beyond the first copy, which forwarding would make as well.
         let ports = self.receivers.iter().flatten().count();
@@ -451,7 +453,7 @@ impl Judge<'_> {
         let is_first = self.flood_left == FLOOD_COST_PER_BURST_MAX && cost <= FLOOD_COST_PER_FRAME_MAX;
         let fits = cost <= self.flood_left || is_first;
         let charge = u32::try_from(cost).unwrap_or(u32::MAX);
-        if !fits || !self.sender.may_flood(charge, FLOOD_COST_PER_SECOND_MAX, self.now_s) {
+        if !fits || !self.sender.may_flood(head, charge, FLOOD_COST_PER_SECOND_MAX, self.now_s) {
             return false;
         }
         self.flood_left = self.flood_left.saturating_sub(cost);
@@ -464,10 +466,15 @@ impl Judge<'_> {
         let Some(mut switch) = self.switch else { return };
         let from = port_id(self.from);
         let (evicted, moved) = (switch.take_evictions(from), switch.take_moves(from));
+        // Of an uplink's stations only those matter that were ours before.
+        let is_changed = moved > 0 || self.sender.origin == Origin::Guest && switch.is_changed(from);
         drop(switch);
         let counters = &self.sender.shared.counters.owner;
         counters.add_any(Counter::AddressesEvicted, evicted);
         counters.add_any(Counter::AddressesMoved, moved);
+        if is_changed && self.network.has_uplink() && self.sender.changes.take(CHANGES_PER_SECOND_MAX, self.now_s) {
+            self.network.follow_stations();
+        }
         let Some(mac) = self.met else { return };
         let (number, network) = (self.sender.shared.number, self.sender.shared.network.as_str());
         match self.network.meet(self.from, mac) {

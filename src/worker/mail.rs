@@ -21,7 +21,7 @@ impl Worker {
         }
         if let Some(reader) = &self.reader {
             // It may be back.
-            reader.half().watch(&self.poller, Source::Uplink.token());
+            reader.watch(&self.poller, Source::Uplink.token(), &self.network);
         }
         // What is left of ports that have gone is held no longer.
         self.forwarder.follow();

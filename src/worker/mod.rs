@@ -151,7 +151,7 @@ impl Worker {
         network.enlist(mailbox.clone());
         let reader = network.take_uplink().map(|(half, index)| Reader::new(half, index, &network));
         if let Some(reader) = &reader {
-            reader.half().watch(&poller, Source::Uplink.token());
+            reader.watch(&poller, Source::Uplink.token(), &network);
         }
         Ok(Self {
             reader,

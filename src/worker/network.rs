@@ -22,6 +22,7 @@ use crate::frame::ethernet::MacAddr;
 use crate::ring::mailbox::{Mailbox, PortShared};
 use crate::switch::guard::{self, Claims, Guard};
 use crate::switch::{Losses, PORTS_MAX, PortId, SubnetFilter, Switch};
+use crate::uplink::Station;
 
 /// The switch's name for the port in place `index`, which is below `PORTS_MAX`.
 pub(super) fn port_id(index: usize) -> PortId {
@@ -83,9 +84,29 @@ pub struct Parts {
 #[derive(Debug)]
 struct Place {
     receiver: Receiver,
-    /// The address that its guest sends from.
-    mac: Option<MacAddr>,
+    /// The first address that its guest has sent from.
+    met: Option<MacAddr>,
+    /// Those that it has sent from last.
+    stations: Vec<MacAddr>,
 }
+
+impl Place {
+    fn new(receiver: Receiver) -> Self {
+        Self { receiver, met: None, stations: Vec::new() }
+    }
+
+    /// What of it an uplink is to hear frames for.
+    fn stations(&self) -> impl Iterator<Item = Station> {
+        let declared = if let Receiver::Guest(half) = &self.receiver { half.declared_mac() } else { None };
+        let learned = self.stations.iter().filter(move |mac| Some(**mac) != declared);
+        let learned = learned.map(|mac| Station { mac: *mac, declared: false });
+        declared.map(|mac| Station { mac, declared: true }).into_iter().chain(learned)
+    }
+}
+
+/// Addresses of one port that an uplink hears frames for, beside the declared one: those of a guest that has guests of
+/// its own. What others there may be hear from the LAN what is for all.
+const STATIONS_PER_PORT_MAX: usize = 16;
 
 /// One Ethernet segment.
 #[derive(Debug)]
@@ -131,6 +152,9 @@ impl Network {
             network.claims.reserve(address);
         }
         *network.unread() = uplink.and_then(|half| network.add_port(Receiver::Uplink(half)));
+        if let Some(index) = *network.unread() {
+            network.switch().set_crowd(port_id(index));
+        }
         Arc::new(network)
     }
 
@@ -230,9 +254,10 @@ impl Network {
         if index == places.len() {
             places.push(None);
         }
-        places[index] = Some(Place { receiver, mac: None });
+        places[index] = Some(Place::new(receiver));
         // False only for a port that is there already, and this place was free.
         let _ = self.switch().add_port(port_id(index));
+        self.tell_uplink(&places);
         self.version.fetch_add(1, Ordering::Release);
         Some(index)
     }
@@ -252,19 +277,51 @@ impl Network {
     /// Tells the uplink whose frames it is to bring.
     fn tell_uplink(&self, places: &[Option<Place>]) {
         if let Some(half) = &self.parts.uplink {
-            half.set_addresses(places.iter().flatten().filter_map(|place| place.mac).collect());
+            half.set_stations(places.iter().flatten().flat_map(Place::stations).collect());
         }
+    }
+
+    /// Whether there is an uplink.
+    pub(super) fn has_uplink(&self) -> bool {
+        self.parts.uplink.is_some()
+    }
+
+    /// Tells the uplink of the addresses that ports have got and lost.
+    pub(super) fn follow_stations(&self) {
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        let mut switch = self.switch();
+        let mut is_changed = false;
+        for (index, place) in places.iter_mut().enumerate() {
+            let Some(place) = place.as_mut().filter(|place| matches!(place.receiver, Receiver::Guest(_))) else {
+                continue;
+            };
+            if switch.is_changed(port_id(index)) {
+                let stations = switch.take_changed(port_id(index), STATIONS_PER_PORT_MAX);
+                place.stations = stations.into_iter().map(MacAddr).collect();
+                is_changed = true;
+            }
+        }
+        drop(switch);
+        if is_changed {
+            self.tell_uplink(&places);
+        }
+    }
+
+    /// The uplink in place `index` has a device, on which the host has this address.
+    pub(super) fn set_host(&self, mac: MacAddr, index: usize) {
+        self.switch().set_host(mac.0, port_id(index));
+        // What was decided before, by whoever decides without the switch.
+        self.losses.count_all();
     }
 
     /// Notes the address that the guest of port `index` sends from. Returns the number of another port whose guest
     /// sends from it too.
     pub(super) fn meet(&self, index: usize, mac: MacAddr) -> Option<u32> {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
-        let twin = places.iter().flatten().find(|place| place.mac == Some(mac)).map(|place| place.receiver.number());
+        let twin = places.iter().flatten().find(|place| place.met == Some(mac)).map(|place| place.receiver.number());
         if let Some(Some(place)) = places.get_mut(index) {
-            place.mac = Some(mac);
+            place.met = Some(mac);
         }
-        self.tell_uplink(&places);
         twin
     }
 }

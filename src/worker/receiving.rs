@@ -11,6 +11,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::{Fit, Offload, Offloads};
 use crate::frame::{checksum, flow, segment};
 use crate::metrics::{Counter, Counters};
@@ -122,6 +123,11 @@ impl ReceivingHalf {
         let rings = (0..RINGS_MAX / 2).map(|_| Place::Stopped { next_avail: 0 }).collect();
         let (takes, control) = (Offloads::default(), ControlQueue::default());
         Self { shared, owner, state: Mutex::new(Receiving { rings, ready: Vec::new(), takes, control }) }
+    }
+
+    /// The MAC address that the user has declared for the guest.
+    pub(super) fn declared_mac(&self) -> Option<MacAddr> {
+        self.shared.declared_mac.map(MacAddr)
     }
 
     /// The port's number.

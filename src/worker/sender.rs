@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::Offloads;
 use crate::ring::mailbox::PortShared;
 use crate::switch::Recent;
@@ -38,22 +39,43 @@ pub(super) struct Sender {
     pub(super) requests: Budget,
     /// How often it was looked up whether an address is its own.
     pub(super) lookups: Budget,
+    /// How often the uplink was told of its new addresses.
+    pub(super) changes: Budget,
     /// What flooding has cost, in bytes.
     flooded: Budget,
+    /// The same for broadcasts of an uplink. Behind it are many: whoever of them floods groups, or addresses that
+    /// nobody has, must not keep others' ARP and DHCP from guests.
+    broadcast: Budget,
 }
 
 impl Sender {
     pub(super) fn new(shared: Arc<PortShared>, origin: Origin, guard: Option<Guard>) -> Self {
         let (sends, recent) = (Offloads::default(), Recent::default());
-        let [requests, lookups, flooded] = [Budget::default(); 3];
+        let [requests, lookups, changes, flooded, broadcast] = [Budget::default(); 5];
         // Behind an uplink are many, none of whom is introduced.
         let is_known = origin == Origin::Uplink;
-        Self { shared, origin, sends, recent, is_known, guard, guarded_since_s: 0, requests, lookups, flooded }
+        Self {
+            shared,
+            origin,
+            sends,
+            recent,
+            is_known,
+            guard,
+            guarded_since_s: 0,
+            requests,
+            lookups,
+            changes,
+            flooded,
+            broadcast,
+        }
     }
 
     /// Charges it for a frame that is flooded. `false` when it would go over `max` in this second.
-    pub(super) fn may_flood(&mut self, cost: u32, max: u32, now_s: u32) -> bool {
-        self.flooded.charge(cost, max, now_s)
+    pub(super) fn may_flood(&mut self, head: &[u8], cost: u32, max: u32, now_s: u32) -> bool {
+        let is_broadcast = MacAddr::destination_of(head).is_some_and(MacAddr::is_broadcast);
+        let apart = self.origin == Origin::Uplink && is_broadcast;
+        let budget = if apart { &mut self.broadcast } else { &mut self.flooded };
+        budget.charge(cost, max, now_s)
     }
 }
 

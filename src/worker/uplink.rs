@@ -7,6 +7,7 @@
 //! memory ever holds a frame that is not for that guest.
 //!
 //! Where guests share the NIC's MAC address, each frame is copied and its addresses are changed on the way, both ways.
+//! The host's own IP addresses, which no guest may use, are asked for again while frames flow ([`HOST_AGE_S`]).
 //!
 //! A device that goes away takes nothing else with it: the network's guests go on among themselves, what they send to
 //! it is dropped and counted, and the supervisor, who hears of it, puts another uplink in the place of the old one when
@@ -27,7 +28,7 @@ use crate::ring::{Burst, Bytes, PrivateBurst, VNET_HEADER_READ};
 use crate::switch::PortId;
 use crate::switch::mac_nat::{Destination, MacNat};
 use crate::sys::poller::{Poller, Trigger};
-use crate::uplink::{FrameBuffer, Gone, Received, Sent, Uplink};
+use crate::uplink::{FrameBuffer, Gone, Received, Sent, Station, Uplink};
 
 use super::forward::Forwarder;
 use super::network::Network;
@@ -38,6 +39,8 @@ use super::sender::{Origin, Sender};
 const READ_FRAMES_MAX: usize = 16;
 /// Bytes after which no more are read.
 const READ_BYTES_MAX: usize = 256 * 1024;
+/// How long the host's IP addresses are believed to be what they were, in seconds.
+const HOST_AGE_S: u32 = 2;
 
 /// See the module's theory of operation.
 #[derive(Debug)]
@@ -51,12 +54,14 @@ pub struct UplinkHalf {
 #[derive(Debug, Default)]
 struct State {
     device: Option<Box<dyn Uplink>>,
-    /// Whether the reading worker watches it already.
-    is_watched: bool,
-    /// Those of guests; the NIC's own where they share that.
-    addresses: Vec<MacAddr>,
+    /// What the reading worker watches it with, once it does.
+    watched_by: Option<Poller>,
+    /// Those of guests.
+    stations: Vec<Station>,
     /// Has guests share the NIC's address.
     nat: Option<MacNat>,
+    /// When it was last told the host's IP addresses, in seconds.
+    host_known_s: Option<u32>,
     /// A frame while its addresses are changed: kept for its capacity only.
     frame: Vec<u8>,
 }
@@ -66,8 +71,25 @@ impl State {
     #[cold]
     fn lose(&mut self, shared: &PortShared, why: &Gone) {
         let Some(device) = self.device.take() else { return };
+        if let Some(poller) = self.watched_by.take() {
+            // Whoever left us its descriptor has another, which would keep it in the kernel's list, ready for ever.
+            poller.remove(device.fd());
+        }
         let network = shared.network.as_str();
         tracing::warn!(network, "the uplink is gone ({}): {why}", device.name());
+    }
+
+    /// Has the translation know the host's IP addresses.
+    fn follow_host(&mut self, now_s: u32) {
+        let (Some(nat), Some(device)) = (&mut self.nat, &self.device) else { return };
+        if self.host_known_s.is_some_and(|known_s| now_s.saturating_sub(known_s) < HOST_AGE_S) {
+            return;
+        }
+        self.host_known_s = Some(now_s);
+        match device.host_addresses() {
+            Ok(addresses) => nat.set_host_addresses(&addresses),
+            Err(error) => tracing::debug!("the host's addresses cannot be read: {error}"),
+        }
     }
 }
 
@@ -79,8 +101,7 @@ impl UplinkHalf {
     /// When the process is out of descriptors.
     pub fn new(shared: Arc<PortShared>, shared_mac: Option<MacAddr>) -> std::io::Result<Arc<Self>> {
         let gone = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        let (nat, addresses) = (shared_mac.map(MacNat::new), shared_mac.into_iter().collect());
-        let state = State { nat, addresses, ..State::default() };
+        let state = State { nat: shared_mac.map(MacNat::new), ..State::default() };
         Ok(Arc::new(Self { shared, state: Mutex::new(state), gone }))
     }
 
@@ -114,8 +135,12 @@ impl UplinkHalf {
     /// Puts a device in place. The worker that reads it has to be woken.
     pub fn connect(&self, mut device: Box<dyn Uplink>) {
         let mut state = self.lock();
-        set_addresses(device.as_mut(), &state.addresses);
-        (state.device, state.is_watched) = (Some(device), false);
+        set_stations(device.as_mut(), &state.stations);
+        if let (Some(nat), Some(own)) = (&mut state.nat, device.host_mac()) {
+            // It may be another NIC, or have got another address.
+            nat.set_own(own);
+        }
+        (state.device, state.watched_by, state.host_known_s) = (Some(device), None, None);
     }
 
     /// Lets go of the device.
@@ -124,17 +149,16 @@ impl UplinkHalf {
         self.lose(&mut state, why);
     }
 
-    /// Tells the device whose frames it is to bring: those for guests with these addresses.
-    pub(super) fn set_addresses(&self, addresses: Vec<MacAddr>) {
+    /// Tells the device whose frames it is to bring.
+    pub(super) fn set_stations(&self, stations: Vec<Station>) {
         let mut state = self.lock();
-        if state.nat.is_some() {
-            // All that is for guests is for the NIC's address.
+        if state.stations == stations {
             return;
         }
         if let Some(device) = &mut state.device {
-            set_addresses(device.as_mut(), &addresses);
+            set_stations(device.as_mut(), &stations);
         }
-        state.addresses = addresses;
+        state.stations = stations;
     }
 
     /// A port has gone; its place may be another's.
@@ -157,6 +181,7 @@ impl UplinkHalf {
     pub(super) fn give(&self, delivery: &Delivery<'_>, wanted: u32, workshop: &mut Workshop) {
         let counters = &self.shared.counters.giver;
         let mut state = self.lock();
+        state.follow_host(delivery.now_s);
         let State { device, nat, frame, .. } = &mut *state;
         let Some(device) = device else {
             return counters.add(Counter::DropRxNotReady, u64::from(wanted.count_ones()));
@@ -169,8 +194,8 @@ impl UplinkHalf {
             let (fit, mut bytes) = (offload.fit(takes), delivery.burst.bytes(i));
             if let Some(nat) = nat {
                 bytes.copy_out(frame);
-                if nat.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s).is_err() {
-                    counters.count(Counter::DropRxRefused);
+                if let Err(reason) = nat.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s) {
+                    counters.count(reason);
                     continue;
                 }
                 bytes = Bytes::private(frame);
@@ -191,21 +216,29 @@ impl UplinkHalf {
         }
     }
 
-    /// Has the kernel tell `poller` under `token` when frames are there, if it does not already.
-    pub(super) fn watch(&self, poller: &Poller, token: u64) {
+    /// Has the kernel tell `poller` under `token` when frames are there, if it does not already. Returns the host's
+    /// address on a device that was not watched before.
+    fn watch(&self, poller: &Poller, token: u64) -> Option<MacAddr> {
         let mut state = self.lock();
-        let State { device: Some(device), is_watched, .. } = &mut *state else { return };
-        if !*is_watched {
-            *is_watched = true;
-            if let Err(error) = poller.add(device.fd(), Trigger::Level, token) {
-                self.lose(&mut state, &Gone::Failed(error));
-            }
+        let State { device: Some(device), watched_by, .. } = &mut *state else { return None };
+        if watched_by.is_some() {
+            return None;
         }
+        let host = device.host_mac();
+        let watching = poller.try_clone().and_then(|watching| {
+            poller.add(device.fd(), Trigger::Level, token)?;
+            Ok(watching)
+        });
+        match watching {
+            Ok(watching) => *watched_by = Some(watching),
+            Err(error) => self.lose(&mut state, &Gone::Failed(error)),
+        }
+        host
     }
 }
 
-fn set_addresses(device: &mut dyn Uplink, addresses: &[MacAddr]) {
-    if let Err(error) = device.set_addresses(addresses) {
+fn set_stations(device: &mut dyn Uplink, stations: &[Station]) {
+    if let Err(error) = device.set_stations(stations) {
         tracing::warn!("{} cannot be told the addresses of guests: {error}", device.name());
     }
 }
@@ -260,8 +293,11 @@ impl Reader {
         }
     }
 
-    pub(super) fn half(&self) -> &UplinkHalf {
-        &self.half
+    /// Looks for a device that is new, and watches it.
+    pub(super) fn watch(&self, poller: &Poller, token: u64, network: &Network) {
+        if let Some(host) = self.half.watch(poller, token) {
+            network.set_host(host, self.index);
+        }
     }
 
     /// Reads what is there, and forwards it. Returns the number of frames.
@@ -280,6 +316,7 @@ impl Reader {
         self.headers.clear();
         let counters = &self.half.shared.counters.owner;
         let mut state = self.half.lock();
+        state.follow_host(now_s);
         let mut bytes = 0;
         while self.headers.len() < READ_FRAMES_MAX && bytes < READ_BYTES_MAX {
             let State { device: Some(device), nat, .. } = &mut *state else { return };
@@ -315,6 +352,7 @@ impl Reader {
                     counters.count(counter);
                     bytes += FRAME_COST_MIN;
                 }
+                Received::NotOurs => bytes += FRAME_COST_MIN,
                 Received::Gone(why) => return self.half.lose(&mut state, &why),
             }
         }
@@ -323,3 +361,6 @@ impl Reader {
 
 /// What a frame counts for in [`READ_BYTES_MAX`] at least, so that a device with nothing for us ends the turn too.
 const FRAME_COST_MIN: usize = READ_BYTES_MAX / 256;
+
+#[cfg(test)]
+mod tests;

@@ -48,8 +48,8 @@ pub(crate) fn iperf(from: &mut Guest, to: &Guest, seconds: u32) -> u64 {
     finish_iperf(from, job, seconds)
 }
 
-/// Runs a command of iperf3's. Its server listens anew after each client, and for a moment not at all: who comes then is
-/// refused, or forgotten before anything was said, and comes again.
+/// Runs a command of iperf3's. Its server listens anew after each client, and for a moment not at all: who comes then
+/// is refused, or forgotten before anything was said, and comes again.
 pub(crate) fn run_iperf(from: &mut Guest, command: &str, seconds: u32) -> String {
     const TRIES: u32 = 10;
     let mut output = String::new();

@@ -88,7 +88,7 @@ pub(crate) fn next(uplink: &mut dyn Uplink, patience: Duration, wanted: impl Fn(
                     return Some(frame);
                 }
             }
-            Received::Nothing => {}
+            Received::Nothing | Received::NotOurs => {}
             other => panic!("{other:?}"),
         }
     }

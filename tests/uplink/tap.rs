@@ -3,13 +3,17 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use guestwire::frame::vnet::{F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader};
 use guestwire::metrics::Counter;
+use guestwire::ring::mailbox::PortShared;
 use guestwire::sys::netlink::{Change, Monitor, Netlink};
 use guestwire::sys::tap as calls;
 use guestwire::uplink::{FrameBuffer, Gone, Received, Tap, Uplink};
+use guestwire::worker::{Network, Parts, UplinkHalf, Worker, WorkerHandle};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -21,7 +25,7 @@ const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A tap in the space with the first address of 10.1.0.0/24 and fd01::/64, up; 10.1.0.2 is a guest behind it.
 pub(crate) fn host(space: &Space, name: &str) -> Tap {
-    let tap = space.run(|| Tap::open(name, 1).unwrap().remove(0));
+    let tap = space.run(|| Tap::open(name).unwrap());
     assert_eq!(tap.name(), format!("tap {name}"));
     address(space, name, 1);
     space.ip(&format!("neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev {name}"));
@@ -86,7 +90,7 @@ fn what_the_kernel_refuses_is_counted_and_nothing_else_happens() {
 fn two_hosts(mtu: u32) -> ((Space, Tap), (Space, Tap)) {
     let end = |n| {
         let space = Space::new();
-        let tap = space.run(|| Tap::open("eth0", 1).unwrap().remove(0));
+        let tap = space.run(|| Tap::open("eth0").unwrap());
         space.ip(&format!("link set eth0 mtu {mtu}"));
         address(&space, "eth0", n);
         (space, tap)
@@ -215,15 +219,11 @@ fn a_tap_that_exists_is_used_and_left() {
     space.ip("tuntap add old0 mode tap");
     space.ip("tuntap add many0 mode tap multi_queue");
     space.run(|| {
-        for (name, queues) in [("old0", 1), ("many0", 1), ("many0", 3)] {
-            let taps = Tap::open(name, queues).unwrap();
-            assert_eq!(taps.len(), queues);
-            assert_eq!(Tap::open(name, queues).is_err(), name == "old0");
+        for name in ["old0", "many0"] {
+            let _tap = Tap::open(name).unwrap();
+            assert_eq!(Tap::open(name).is_err(), name == "old0");
         }
-        let error = Tap::open("old0", 2).unwrap_err().to_string();
-        assert!(error.contains("--workers 1") && error.contains("ip tuntap add old0 mode tap multi_queue"), "{error}");
-        let new = Tap::open("new0", 2).unwrap();
-        assert_eq!(new.len(), 2);
+        Tap::open("new0").unwrap();
     });
     assert!(space.link("old0").is_some() && space.link("many0").is_some());
     space.wait_until_gone("new0");
@@ -257,12 +257,44 @@ fn an_open_tap_is_taken_over_if_it_is_as_it_must_be() {
 }
 
 #[test]
+fn a_tap_that_was_left_to_us_and_is_deleted_wakes_nobody() {
+    let space = Space::new();
+    let open = || {
+        let fd = calls::open().unwrap();
+        calls::attach(&fd, "in0", calls::IFF_TAP | calls::IFF_NO_PI | calls::IFF_VNET_HDR).unwrap();
+        fd
+    };
+    let parents = space.run(open);
+    let tap = Tap::from_fd(parents.try_clone().unwrap()).unwrap();
+    address(&space, "in0", 1);
+    let shared = PortShared::new(0, "net".into(), [0; 6]).unwrap();
+    let half = UplinkHalf::new(Arc::new(shared), None).unwrap();
+    half.connect(Box::new(tap));
+    let network = Network::with(Parts { uplink: Some(half.clone()), ..Parts::default() }, 0);
+    let worker = Worker::new(network).unwrap().spawn("worker-test").unwrap();
+    space.ip("link del in0");
+    let end = Instant::now() + PATIENCE;
+    while !half.is_gone() {
+        assert!(Instant::now() < end, "the worker did not hear of it");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // What it has begun it ends.
+    std::thread::sleep(Duration::from_millis(50));
+    let woken = || worker.counters().wakeups.load(Ordering::Relaxed);
+    let before = woken();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(woken(), before, "woken for nothing");
+    WorkerHandle::stop_all(vec![worker]);
+    drop(parents);
+}
+
+#[test]
 fn errors_say_what_helps() {
     let space = Space::new();
     space.ip("link add br0 type bridge");
-    let error = |name: &str| space.run(|| Tap::open(name, 1).unwrap_err().to_string());
+    let error = |name: &str| space.run(|| Tap::open(name).unwrap_err().to_string());
     assert!(error("br0").contains("is not a tap"));
-    let held = space.run(|| Tap::open("held0", 1).unwrap());
+    let held = space.run(|| Tap::open("held0").unwrap());
     assert!(error("held0").contains("in use by another program"));
     drop(held);
     for name in ["", "a name", "a/b", "sixteen_letters_", "tap%d", ".."] {
@@ -273,7 +305,7 @@ fn errors_say_what_helps() {
         for arguments in ["--make-rprivate /", "-t tmpfs none /dev/net"] {
             assert!(Command::new("mount").args(arguments.split(' ')).status().unwrap().success());
         }
-        Tap::open("x0", 1).unwrap_err().to_string()
+        Tap::open("x0").unwrap_err().to_string()
     });
     let error = without.join().unwrap();
     assert!(error.contains("/dev/net/tun") && error.contains("modprobe tun"), "{error}");
@@ -299,10 +331,10 @@ pub(crate) fn is_without_capabilities() -> bool {
 #[test]
 fn without_the_capability_the_error_says_so() {
     if is_without_capabilities() {
-        let error = Tap::open("gw0", 1).unwrap_err().to_string();
+        let error = Tap::open("gw0").unwrap_err().to_string();
         assert!(error.contains("CAP_NET_ADMIN") && error.contains("--tap-fd N"), "{error}");
         // One that was made for us needs none.
-        Tap::open("ours0", 1).unwrap();
+        Tap::open("ours0").unwrap();
         return;
     }
     let space = Space::new();
@@ -319,33 +351,17 @@ fn a_tap_that_joins_a_bridge_reaches_what_is_behind_it() {
     host.ip("link set eth0 master br0");
     host.ip("link set br0 up");
     let mut tap = host.run(|| {
-        let tap = Tap::open("port0", 1).unwrap().remove(0);
+        let tap = Tap::open("port0").unwrap();
         let mut netlink = Netlink::open().unwrap();
         let [port, bridge] = ["port0", "br0"].map(|name| netlink.link(name).unwrap().unwrap().index);
         netlink.set_bridge(port, Some(bridge)).unwrap();
         netlink.set_up(port, true).unwrap();
         tap
     });
-    let mut device = guest.run(|| Tap::open("eth0", 1).unwrap().remove(0));
+    let mut device = guest.run(|| Tap::open("eth0").unwrap());
     address(&guest, "eth0", 2);
     let ((), [_, seen]) = join(&mut tap, &mut device, || stream(&guest, &lan, "10.1.0.1", 20_000_000));
     assert_whole(&seen, GSO_TCPV4);
     drop(tap);
     host.wait_until_gone("port0");
-}
-
-#[test]
-fn a_flow_stays_on_the_queue_it_was_seen_on() {
-    let space = Space::new();
-    let mut taps = space.run(|| Tap::open("gw0", 2).unwrap());
-    address(&space, "gw0", 1);
-    space.ip("neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev gw0");
-    let peer = socket(&space, "10.1.0.1:7000");
-    let frame = udp(space.mac("gw0"), GUEST, [10, 1, 0, 2], [10, 1, 0, 1], 7000, b"x");
-    for queue in [1, 0, 1] {
-        send(&mut taps[queue], &frame).unwrap();
-        peer.recv_from(&mut [0; 10]).unwrap();
-        peer.send_to(b"y", "10.1.0.2:5000").unwrap();
-        expect(&mut taps[queue], |frame| is_udp_to(frame, 5000));
-    }
 }

@@ -58,7 +58,7 @@ fn carry(from: &mut dyn Uplink, to: &mut dyn Uplink, seen: &mut Seen) -> bool {
             Received::Frame(header) => header,
             Received::Nothing => return n > 0,
             // Broadcasts that went to the host too, and came back from there.
-            Received::Dropped(Counter::DropTxReflected) => continue,
+            Received::Dropped(Counter::DropTxReflected) | Received::NotOurs => continue,
             Received::Dropped(counter) => {
                 seen.dropped.push(counter);
                 continue;

@@ -380,3 +380,14 @@ proptest! {
         let _ = nat.incoming(&mut bytes, now_s);
     }
 }
+
+#[test]
+fn an_address_that_the_host_gets_is_the_hosts_whoever_used_it_before() {
+    let mut nat = two_guests();
+    nat.set_host_addresses(&[v4(A4).into(), v6(A6).into()]);
+    let answer = packet4(LAN4, A4, 6, &[], 0, &[8; 20]);
+    assert_eq!(receive(&mut nat, NIC, V4, &answer, 10).0, Destination::NotOurs);
+    assert_eq!(receive(&mut nat, NIC, V6, &packet6(LAN6, A6, 6, &[8; 20]), 10).0, Destination::NotOurs);
+    let packet = packet4(A4, LAN4, 6, &[], 0, &[9; 20]);
+    assert_eq!(send(&mut nat, A, V4, &packet, 10), Err(DropTxAddressTaken));
+}

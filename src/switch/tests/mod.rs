@@ -280,3 +280,53 @@ fn every_share_can_be_full_at_the_same_time() {
     assert!((0..stations).all(|n| switch.lookup(0, station(n)) == Some(port(n))));
     assert!((0..64).all(|n| switch.take_evictions(PortId(n)) == 0));
 }
+
+#[test]
+fn the_hosts_address_stays_where_it_is() {
+    let mut switch = switch(3);
+    hear(&mut switch, B, 7);
+    switch.set_host(station(7), A);
+    assert_eq!(hear(&mut switch, B, 7), Verdict::Drop(DropTxSpoofedMac));
+    assert_eq!(switch.forward(B, &tagged(BROADCAST, station(7), 0x8100, 5)), Verdict::Drop(DropTxSpoofedMac));
+    assert_eq!(switch.forward(C, &untagged(station(7), station(1))), Verdict::Forward(A));
+    assert_eq!(hear(&mut switch, A, 7), Verdict::Flood);
+    assert_eq!(switch.forward(A, &untagged(station(7), station(2))), Verdict::Drop(DropTxHairpin));
+    switch.set_host(station(8), A);
+    assert_eq!(hear(&mut switch, B, 7), Verdict::Flood);
+    switch.check();
+}
+
+#[test]
+fn the_broadcasts_of_a_crowd_count_apart() {
+    let mut switch = switch(200);
+    switch.set_crowd(A);
+    let group = untagged([1, 0, 0x5e, 0, 0, 1], station(1));
+    let flood = |switch: &mut Switch, port, frame: &[u8]| {
+        switch.begin_burst(1000);
+        switch.forward(port, frame)
+    };
+    for port in [A, B] {
+        while flood(&mut switch, port, &group) == Verdict::Flood {}
+    }
+    let broadcast = untagged(BROADCAST, station(1));
+    assert_eq!(flood(&mut switch, A, &broadcast), Verdict::Flood);
+    while flood(&mut switch, A, &broadcast) == Verdict::Flood {}
+    assert_eq!(flood(&mut switch, B, &broadcast), Verdict::Drop(DropTxFloodLimit));
+}
+
+#[test]
+fn what_has_changed_of_a_port_is_told_with_its_latest_addresses() {
+    let mut switch = switch(3);
+    assert!(!switch.is_changed(A));
+    for n in 1..=5 {
+        hear(&mut switch, A, n);
+    }
+    switch.forward(A, &tagged(BROADCAST, station(5), 0x8100, 9));
+    assert!(switch.is_changed(A) && !switch.is_changed(B));
+    assert_eq!(switch.take_changed(A, 3), [5, 4, 3].map(station));
+    hear(&mut switch, A, 5);
+    assert!(!switch.is_changed(A));
+    hear(&mut switch, B, 4);
+    assert!(switch.is_changed(A) && switch.is_changed(B));
+    assert_eq!(switch.take_changed(A, 9), [5, 3, 2, 1].map(station));
+}

@@ -1,0 +1,259 @@
+//! An uplink as its network uses it; its other end is in the test's hand.
+
+use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
+
+use super::*;
+use crate::frame::offload::Offloads;
+use crate::ring::mailbox::Mailbox;
+use crate::switch::Verdict;
+use crate::uplink::loopback::Loopback;
+use crate::worker::network::{Parts, Receiver};
+use crate::worker::receiving::ReceivingHalf;
+
+const ALL: [u8; 6] = [0xff; 6];
+const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+const HOST: [u8; 6] = [2, 0, 0, 0, 0, 0xaa];
+
+fn guest(n: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 1, n]
+}
+
+fn frame(to: [u8; 6], from: [u8; 6], kind: u16, rest: &[u8]) -> Vec<u8> {
+    [&to[..], &from, &kind.to_be_bytes(), rest].concat()
+}
+
+/// An ARP request from an address.
+fn arp(mac: [u8; 6], from: [u8; 4]) -> Vec<u8> {
+    frame(ALL, mac, 0x0806, &[&[0, 1, 8, 0, 6, 4, 0, 1][..], &mac, &from, &[0; 6], &[192, 0, 2, 1]].concat())
+}
+
+/// A network with an uplink, and what forwards on it.
+struct Segment {
+    half: Arc<UplinkHalf>,
+    network: Arc<Network>,
+    reader: Reader,
+    poller: Poller,
+    forwarder: Forwarder,
+    guests: Vec<(usize, Sender)>,
+    now_s: u32,
+}
+
+fn shared(number: u32, declared: Option<[u8; 6]>) -> Arc<PortShared> {
+    let mut shared = PortShared::new(number, "net".into(), [0; 6]).unwrap();
+    shared.declared_mac = declared;
+    Arc::new(shared)
+}
+
+impl Segment {
+    fn new(shared_mac: Option<[u8; 6]>) -> Self {
+        let half = UplinkHalf::new(shared(100, None), shared_mac.map(MacAddr)).unwrap();
+        let network = Network::with(Parts { uplink: Some(half.clone()), ..Parts::default() }, 1);
+        let (taken, index) = network.take_uplink().unwrap();
+        let reader = Reader::new(taken, index, &network);
+        let (forwarder, poller) = (Forwarder::new(network.clone()), Poller::new().unwrap());
+        Self { half, network, reader, poller, forwarder, guests: Vec::new(), now_s: 1 }
+    }
+
+    /// Puts a device in place, on which the host has this address.
+    fn connect(&mut self, host: [u8; 6]) -> UnixDatagram {
+        self.connect_with(host, &[])
+    }
+
+    /// The same, on which the host has these IP addresses too.
+    fn connect_with(&mut self, host: [u8; 6], addresses: &[[u8; 4]]) -> UnixDatagram {
+        let (device, other) = Loopback::pair(Offloads::default());
+        let addresses = addresses.iter().copied().map(IpAddr::from).collect();
+        self.half.connect(Box::new(device.with_host(MacAddr(host), addresses)));
+        self.look();
+        other
+    }
+
+    fn look(&self) {
+        self.reader.watch(&self.poller, 7, &self.network);
+    }
+
+    fn add(&mut self, declared: Option<[u8; 6]>) -> usize {
+        let shared = shared(self.guests.len() as u32, declared);
+        let half = Arc::new(ReceivingHalf::new(shared.clone(), Arc::new(Mailbox::new().unwrap())));
+        let index = self.network.add_port(Receiver::Guest(half)).unwrap();
+        self.guests.push((index, Sender::new(shared, Origin::Guest, None)));
+        self.guests.len() - 1
+    }
+
+    /// A guest sends.
+    fn send(&mut self, guest: usize, frame: &[u8]) {
+        let mut burst = PrivateBurst::default();
+        let burst = burst.fill([([0; VNET_HEADER_READ], frame)].into_iter(), false);
+        let (index, sender) = &mut self.guests[guest];
+        self.forwarder.forward(*index, sender, None, burst, u64::from(self.now_s) * 1_000_000_000);
+    }
+
+    /// A frame comes in.
+    fn receive(&mut self, other: &UnixDatagram, frame: &[u8]) {
+        other.send(&[&[0; 12], frame].concat()).unwrap();
+        assert_eq!(self.reader.turn(&mut self.forwarder, u64::from(self.now_s) * 1_000_000_000), 1);
+    }
+
+    /// Where a frame for this address would go, from the guest.
+    fn way(&self, guest: usize, to: [u8; 6]) -> Verdict {
+        let (index, _) = self.guests[guest];
+        self.network.switch().forward(PortId(index as u16), &frame(to, [2, 9, 9, 9, 9, index as u8], 0x0800, &[0; 20]))
+    }
+
+    fn hears(&self) -> Vec<([u8; 6], bool)> {
+        let mut stations: Vec<_> =
+            self.half.lock().stations.iter().map(|station| (station.mac.0, station.declared)).collect();
+        stations.sort_unstable();
+        stations
+    }
+
+    fn counted(&self, counter: Counter) -> u64 {
+        self.half.shared.counters.get(counter)
+    }
+}
+
+fn came(other: &UnixDatagram) -> Option<Vec<u8>> {
+    let mut message = [0; 2000];
+    other.recv(&mut message).ok().map(|len| message[12..len].to_vec())
+}
+
+#[test]
+fn the_uplink_hears_frames_for_all_stations_of_a_port_up_to_a_bound() {
+    let mut segment = Segment::new(None);
+    let _other = segment.connect(HOST);
+    let first = segment.add(None);
+    let second = segment.add(Some(guest(200)));
+    assert_eq!(segment.hears(), [(guest(200), true)], "what is declared is heard at once");
+    segment.send(first, &frame(ALL, guest(1), 0x0800, &[0; 20]));
+    segment.send(first, &frame(ALL, guest(2), 0x0800, &[0; 20]));
+    segment.send(second, &frame(ALL, guest(200), 0x0800, &[0; 20]));
+    assert_eq!(segment.hears(), [(guest(1), false), (guest(2), false), (guest(200), true)]);
+    segment.now_s = 2;
+    for n in 0..100 {
+        segment.send(first, &frame(ALL, guest(n), 0x0800, &[0; 20]));
+    }
+    segment.now_s = 3;
+    segment.send(first, &frame(ALL, guest(101), 0x0800, &[0; 20]));
+    assert_eq!(segment.hears().len(), 16 + 1, "the last ones of the first port");
+    segment.network.remove_port(segment.guests[first].0);
+    assert_eq!(segment.hears(), [(guest(200), true)]);
+}
+
+#[test]
+fn an_address_that_a_guest_took_from_the_lan_goes_back_with_the_stations_next_frame() {
+    let mut segment = Segment::new(None);
+    let other = segment.connect(HOST);
+    let (thief, victim) = (segment.add(None), segment.add(None));
+    segment.receive(&other, &frame(ALL, ROUTER, 0x0800, &[0; 20]));
+    let to_uplink = segment.way(victim, ROUTER);
+    segment.send(thief, &frame(ALL, ROUTER, 0x0800, &[0; 20]));
+    assert_ne!(segment.way(victim, ROUTER), to_uplink);
+    assert!(segment.hears().contains(&(ROUTER, false)));
+    segment.receive(&other, &frame(ALL, ROUTER, 0x0800, &[0; 20]));
+    assert_eq!(segment.way(victim, ROUTER), to_uplink);
+    assert!(!segment.hears().contains(&(ROUTER, false)));
+}
+
+#[test]
+fn no_guest_has_the_address_of_the_host_nor_the_one_it_gets_later() {
+    let mut segment = Segment::new(None);
+    let _first = segment.connect(HOST);
+    let (thief, victim) = (segment.add(None), segment.add(None));
+    for host in [HOST, [2, 0, 0, 0, 0, 0xab]] {
+        if host != HOST {
+            // Learned before it is the host's.
+            segment.send(thief, &frame(ALL, host, 0x0800, &[0; 20]));
+            segment.send(victim, &frame(host, guest(2), 0x0800, &[0; 20]));
+            segment.connect(host);
+        }
+        let spoofed = segment.guests[thief].1.shared.counters.get(Counter::DropTxSpoofedMac);
+        segment.send(thief, &frame(ALL, host, 0x0800, &[0; 20]));
+        let after = segment.guests[thief].1.shared.counters.get(Counter::DropTxSpoofedMac);
+        assert_eq!(after - spoofed, 1);
+        assert_eq!(segment.way(victim, host), Verdict::Forward(PortId(segment.reader.index as u16)));
+    }
+}
+
+#[test]
+fn a_device_that_is_gone_is_watched_no_longer_though_somebody_else_has_it() {
+    let mut segment = Segment::new(None);
+    let (device, other) = Loopback::pair(Offloads::default());
+    let _inherited = device.fd().try_clone_to_owned().unwrap();
+    segment.half.connect(Box::new(device));
+    segment.look();
+    other.send(&[0; 12 + 60]).unwrap();
+    let ready = |segment: &Segment| {
+        let mut count = 0;
+        segment.poller.wait(0, |_| count += 1).unwrap();
+        count
+    };
+    assert_eq!(ready(&segment), 1);
+    segment.half.disconnect(&Gone::Deleted);
+    assert_eq!(ready(&segment), 0);
+    // Another is watched.
+    let other = segment.connect(HOST);
+    other.send(&[0; 12 + 60]).unwrap();
+    assert_eq!(ready(&segment), 1);
+}
+
+#[test]
+fn where_guests_share_an_address_it_is_the_devices_present_one() {
+    let mut segment = Segment::new(Some(HOST));
+    let guest_port = segment.add(None);
+    for host in [HOST, [2, 0, 0, 0, 0, 0xab]] {
+        let other = segment.connect(host);
+        segment.send(guest_port, &arp(guest(1), [192, 0, 2, 7]));
+        let sent = came(&other).unwrap();
+        assert_eq!((&sent[6..12], &sent[22..28]), (&host[..], &host[..]));
+    }
+}
+
+#[test]
+fn what_the_translation_refuses_is_counted_by_its_reason() {
+    let mut segment = Segment::new(Some(HOST));
+    let guest_port = segment.add(None);
+    let other = segment.connect(HOST);
+    segment.send(guest_port, &frame(ALL, guest(1), 0x8100, &[0, 5, 8, 0, 0x45, 0, 0, 0]));
+    segment.send(guest_port, &frame(ALL, guest(1), 0x888e, &[0; 46]));
+    assert_eq!((segment.counted(Counter::DropTxTagged), segment.counted(Counter::DropTxNotIp)), (1, 1));
+    assert_eq!(segment.counted(Counter::DropRxRefused), 0);
+    assert!(came(&other).is_none());
+}
+
+#[test]
+fn no_guest_that_shares_the_address_uses_an_ip_address_of_the_host() {
+    let mut segment = Segment::new(Some(HOST));
+    let guest_port = segment.add(None);
+    let other = segment.connect_with(HOST, &[[192, 0, 2, 8]]);
+    segment.send(guest_port, &arp(guest(1), [192, 0, 2, 8]));
+    assert_eq!((came(&other), segment.counted(Counter::DropTxAddressTaken)), (None, 1));
+    segment.send(guest_port, &arp(guest(1), [192, 0, 2, 9]));
+    assert!(came(&other).is_some());
+    // The host gets another one.
+    let (device, other) = Loopback::pair(Offloads::default());
+    let device = device.with_host(MacAddr(HOST), vec![[192, 0, 2, 9].into()]);
+    segment.half.lock().device = Some(Box::new(device));
+    segment.now_s += HOST_AGE_S;
+    segment.send(guest_port, &arp(guest(1), [192, 0, 2, 9]));
+    assert_eq!((came(&other), segment.counted(Counter::DropTxAddressTaken)), (None, 2));
+}
+
+#[test]
+fn one_who_floods_groups_leaves_the_lan_its_broadcasts() {
+    let mut segment = Segment::new(None);
+    let other = segment.connect(HOST);
+    for _ in 0..3 {
+        segment.add(None);
+    }
+    let counters = segment.half.shared.clone();
+    let limited = || counters.counters.get(Counter::DropTxFloodLimit);
+    let long = frame([1, 0, 0x5e, 0, 0, 1], ROUTER, 0x0800, &[0; 60_000]);
+    while limited() == 0 {
+        segment.receive(&other, &long);
+    }
+    segment.receive(&other, &frame(ALL, ROUTER, 0x0800, &[0; 60_000]));
+    assert_eq!(limited(), 1, "a broadcast passes");
+    segment.receive(&other, &long);
+    assert_eq!(limited(), 2);
+}
