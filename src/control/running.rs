@@ -21,6 +21,7 @@ use crate::frame::ethernet::MacAddr;
 use crate::metrics::WorkerCounters;
 use crate::metrics::export::{PortReport, Report, WorkerReport, seconds};
 use crate::mode::Made;
+use crate::switch::guard::Claims;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::socket::connect_now;
 use crate::worker::{self, Worker, WorkerHandle};
@@ -40,8 +41,8 @@ pub(super) struct Running {
     pub(super) clients: Clients,
     pub(super) ports: Ports,
     pub(super) beyond: Beyond,
-    /// What its workers share.
-    segment: Arc<worker::Network>,
+    /// The addresses that are somebody's.
+    claims: Arc<Claims>,
     /// None once it is leaving.
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<WorkerCounters>>,
@@ -56,7 +57,8 @@ impl Running {
         // The table's order must not be known to guests, who choose the addresses in it.
         let seed = RandomState::new().hash_one("addresses");
         let segment = worker::Network::with(beyond.parts(), seed);
-        segment.set_declared(declared(network));
+        let claims = segment.claims().clone();
+        claims.set_declared(declared(network));
         let mut workers = Vec::new();
         for number in 0..network.workers.get() {
             let worker = Worker::new(segment.clone()).and_then(|worker| worker.spawn(&format!("worker-{number}")));
@@ -77,7 +79,7 @@ impl Running {
             clients: Clients::default(),
             ports,
             beyond,
-            segment,
+            claims,
             counters: workers.iter().map(|worker| worker.counters().clone()).collect(),
             workers,
             ended: Vec::new(),
@@ -93,7 +95,7 @@ impl Running {
 
     /// Takes what the user asks for now, which differs in nothing but ways in and declared ports.
     pub(super) fn set_network(&mut self, network: Network) {
-        self.segment.set_declared(declared(&network));
+        self.claims.set_declared(declared(&network));
         self.network = network;
     }
 

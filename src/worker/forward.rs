@@ -371,6 +371,11 @@ impl Judge<'_> {
         }
         let refused = match guard.check(head) {
             Err(refused @ (Counter::DropTxSpoofedIp | Counter::DropTxSpoofedNeighbour)) => refused,
+            Err(Counter::DropTxSpoofedMac) => {
+                let is_of_another = guard.mac().is_none();
+                self.meet_once(head, is_of_another);
+                return Err(Counter::DropTxSpoofedMac);
+            }
             checked => return checked,
         };
         // Perhaps it has been given the address since.
@@ -422,6 +427,8 @@ impl Judge<'_> {
             && let Some(guard) = &mut self.sender.guard
             && let Err(end) = guard.check(head)
         {
+            let is_of_another = end == Counter::DropTxSpoofedMac && guard.mac().is_none();
+            self.meet_once(head, is_of_another);
             return Verdict::Drop(end);
         }
         self.asked += 1;
@@ -433,13 +440,19 @@ impl Judge<'_> {
         if let Verdict::Forward(to) = verdict {
             self.sender.recent.remember(addresses, to, network.losses());
         }
-        if !self.sender.is_known && !matches!(verdict, Verdict::Drop(_)) {
-            self.sender.is_known = true;
-            self.met = MacAddr::source_of(head);
-        }
+        self.meet_once(head, !matches!(verdict, Verdict::Drop(_)));
         match verdict {
             Verdict::Flood if !self.may_flood(head, len, asks) => Verdict::Drop(Counter::DropTxFloodLimit),
             verdict => verdict,
+        }
+    }
+
+    /// Has the network told of the address that the guest begins with, if `is_told` says that this frame tells it: one
+    /// that passes, or one that is refused because another guest has the address.
+    fn meet_once(&mut self, head: &[u8], is_told: bool) {
+        if is_told && !self.sender.is_known {
+            self.sender.is_known = true;
+            self.met = MacAddr::source_of(head);
         }
     }
 
@@ -462,8 +475,26 @@ impl Judge<'_> {
 
     /// Lets go of the switch, counts what has happened to the sender's addresses, and introduces a guest that has sent
     /// for the first time.
-    fn finish(self) {
-        let Some(mut switch) = self.switch else { return };
+    fn finish(mut self) {
+        if let Some(switch) = self.switch.take() {
+            self.follow_addresses(switch);
+        }
+        let Some(mac) = self.met else { return };
+        let (number, network) = (self.sender.shared.number, self.sender.shared.network.as_str());
+        match self.network.meet(self.from, mac) {
+            None => tracing::info!(port = number, network, %mac, "the guest sends"),
+            Some(twin) => tracing::warn!(
+                port = number,
+                network,
+                %mac,
+                "the guest has the address of the guest on port {twin}: its frames are refused or, without port \
+                 security, reach the other; give each its own mac="
+            ),
+        }
+    }
+
+    /// Counts what the switch has learned of the sender's addresses, and tells the uplink.
+    fn follow_addresses(&mut self, mut switch: MutexGuard<'_, Switch>) {
         let from = port_id(self.from);
         let (evicted, moved) = (switch.take_evictions(from), switch.take_moves(from));
         // Of an uplink's stations only those matter that were ours before.
@@ -474,18 +505,6 @@ impl Judge<'_> {
         counters.add_any(Counter::AddressesMoved, moved);
         if is_changed && self.network.has_uplink() && self.sender.changes.take(CHANGES_PER_SECOND_MAX, self.now_s) {
             self.network.follow_stations();
-        }
-        let Some(mac) = self.met else { return };
-        let (number, network) = (self.sender.shared.number, self.sender.shared.network.as_str());
-        match self.network.meet(self.from, mac) {
-            None => tracing::info!(port = number, network, %mac, "the guest sends"),
-            Some(twin) => tracing::warn!(
-                port = number,
-                network,
-                %mac,
-                "the guest has the address of the guest on port {twin}: frames for one will reach the other; \
-                 give each its own mac="
-            ),
         }
     }
 }

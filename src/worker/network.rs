@@ -158,9 +158,9 @@ impl Network {
         Arc::new(network)
     }
 
-    /// From now on these are the MAC addresses that are declared for ports: no other port is locked to one of them.
-    pub fn set_declared(&self, macs: impl IntoIterator<Item = MacAddr>) {
-        self.claims.set_declared(macs);
+    /// The addresses that guests have.
+    pub fn claims(&self) -> &Arc<Claims> {
+        &self.claims
     }
 
     fn unread(&self) -> MutexGuard<'_, Option<usize>> {

@@ -194,7 +194,11 @@ impl UplinkHalf {
             let (fit, mut bytes) = (offload.fit(takes), delivery.burst.bytes(i));
             if let Some(nat) = nat {
                 bytes.copy_out(frame);
-                if let Err(reason) = nat.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s) {
+                let sent = match offload.is_transport_checksum(frame) {
+                    true => nat.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s),
+                    false => Err(Counter::DropTxBadHeader),
+                };
+                if let Err(reason) = sent {
                     counters.count(reason);
                     continue;
                 }

@@ -160,6 +160,47 @@ impl Talker {
     }
 }
 
+/// A header that leaves a checksum to whoever receives the frame (virtio 1.3, 5.1.6.2).
+fn partial(start: u16, offset: u16) -> [u8; 12] {
+    let ([a, b], [c, d]) = (start.to_le_bytes(), offset.to_le_bytes());
+    [1, 0, 0, 0, 0, 0, a, b, c, d, 0, 0]
+}
+
+#[test]
+fn a_checksum_that_would_be_written_into_what_was_judged_is_refused() {
+    const IP: u16 = 14;
+    const UDP: u16 = IP + 20;
+    let space = Space::new();
+    let mut daemon = Daemon::in_space(&space, "host-only", &[]);
+    let mut liar = Talker::new(&daemon, 1);
+    let mut hearer = Guest::attach(&daemon.socket(), Config::usual(2));
+    let to = lease(&mut hearer);
+    let own = liar.own();
+    let sender = [&own[..], &liar.address.octets()].concat();
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &sender, &mac(2), &to.octets()].concat();
+    let arp = [&mac(2)[..], &own, &[8, 6], &arp, &[0; 18]].concat();
+    let mut udp = Vec::new();
+    let packet = PacketBuilder::ethernet2(own, mac(2)).ipv4(liar.address.octets(), to.octets(), 64).udp(5, 5);
+    packet.write(&mut udp, b"as it was sent").unwrap();
+    // The address of who answers; a port; the address of who sends.
+    for (frame, start, offset) in [(&arp, IP + 14, 0), (&arp, IP, 14), (&udp, UDP, 0), (&udp, IP, 12)] {
+        liar.guest.send_with(&partial(start, offset), frame, &[]);
+    }
+    daemon.expect_counter(FIRST_PORT, "drop_tx_bad_header", 4);
+    // UDP's own is what devices are for.
+    liar.guest.send_with(&partial(UDP, 6), &udp, &[]);
+    let heard = loop {
+        let received = hearer.receive();
+        if received.frame[12..14] == [8, 0] {
+            break received;
+        }
+        assert_ne!(received.frame, arp);
+    };
+    assert!(heard.needs_checksum());
+    assert_eq!(heard.frame[..usize::from(UDP)], udp[..usize::from(UDP)]);
+    daemon.assert_alive();
+}
+
 fn lines_with(daemon: &Daemon, text: &str) -> usize {
     daemon.log().iter().filter(|line| line.contains(text)).count()
 }

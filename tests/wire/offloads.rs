@@ -131,9 +131,9 @@ fn quarter(rest: u32) {
     let hash = Sha256::digest(&data);
     let mut pairings = 0;
     for one in (0..32).filter(|one| one % 4 == rest) {
-        let mut a = Guest::attach(&daemon.socket(), config(1, one));
+        // Another address for each: the port of the one before may still be on its way out.
+        let mut a = Guest::attach(&daemon.socket(), config(100 + one as u8, one));
         for other in 0..32 {
-            // Another address for each: the port of the one before may still be on its way out.
             let mut b = Guest::attach(&daemon.socket(), config(2 + other as u8, other));
             introduce(&mut a, &mut b);
             both_ways(&mut a, &mut b, &data, &hash, 1);
