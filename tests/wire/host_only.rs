@@ -160,6 +160,39 @@ impl Talker {
     }
 }
 
+#[test]
+fn a_guest_probes_for_what_it_is_offered_and_for_nothing_else() {
+    let space = Space::new();
+    let mut daemon = Daemon::in_space(&space, "host-only", &[]);
+    let mut hearer = Guest::attach(&daemon.socket(), Config::usual(2));
+    let taken = lease(&mut hearer);
+    let mut asker = Guest::attach(&daemon.socket(), Config::usual(1));
+    ask(&mut asker, MessageType::Discover, 7, b"asker", None);
+    let mut offered = None;
+    until("an address is offered", || {
+        offered = answer(&mut asker).map(|answer| answer.address);
+        offered.is_some()
+    });
+    // RFC 5227, 2.1.1. Who is about to take an address would hear that somebody else is.
+    let probe = |target: Ipv4Addr| {
+        let head = [&[0xff; 6][..], &mac(1), &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac(1)].concat();
+        [&head, &[0; 10][..], &target.octets(), &[0; 18]].concat()
+    };
+    let others = [taken, Ipv4Addr::new(192, 168, 56, 200)].map(probe);
+    others.iter().for_each(|probe| asker.send(probe));
+    daemon.expect_counter(FIRST_PORT + 1, "drop_tx_spoofed_neighbour", 2);
+    let probe = probe(offered.unwrap());
+    asker.send(&probe);
+    loop {
+        let frame = hearer.receive().frame;
+        assert!(!others.contains(&frame));
+        if frame == probe {
+            break;
+        }
+    }
+    daemon.assert_alive();
+}
+
 /// A header that leaves a checksum to whoever receives the frame (virtio 1.3, 5.1.6.2).
 fn partial(start: u16, offset: u16) -> [u8; 12] {
     let ([a, b], [c, d]) = (start.to_le_bytes(), offset.to_le_bytes());

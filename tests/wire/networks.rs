@@ -89,6 +89,26 @@ fn a_declared_port_has_its_address_and_one_vm_at_a_time() {
     daemon.assert_alive();
 }
 
+#[test]
+fn a_declared_address_is_kept_for_its_port() {
+    let declared = |number: u8| {
+        let web = WEB.replace("aa:bb:01", &format!("00:00:{number:02x}"));
+        network("lab", &web) + &statistics()
+    };
+    let mut daemon = Daemon::of_file(&declared(1), "web.sock");
+    let mut thief = Guest::attach(&daemon.path("lab.sock"), Config::usual(1));
+    thief.send(&plain([0xff; 6], mac(1), b"mine"));
+    daemon.expect_counter(0, "drop_tx_spoofed_mac", 1);
+    // When the file says another address, that one is kept, and the first is anybody's.
+    daemon.reload(&declared(2), DONE);
+    let mut other = Guest::attach(&daemon.path("lab.sock"), Config::usual(2));
+    other.send(&plain([0xff; 6], mac(2), b"mine"));
+    daemon.expect_counter(1, "drop_tx_spoofed_mac", 1);
+    let mut web = Guest::attach(&daemon.path("web.sock"), Config::usual(2));
+    introduce(&mut thief, &mut web);
+    daemon.assert_alive();
+}
+
 /// Sends numbered frames from `a` to `b` until `done` says so, and checks that each of them arrives. Returns how many.
 fn stream(a: &mut Guest, b: &mut Guest, done: impl Fn() -> bool) -> u32 {
     let (to, from) = (mac(b.config.number), mac(a.config.number));

@@ -4,8 +4,10 @@ use proptest::prelude::*;
 
 use super::packets::{Offsets, Packet, packet, pseudo_sum, slow_sum};
 use crate::frame::FRAME_HEAD_MAX;
-use crate::frame::checksum;
-use crate::frame::offload::{BadHeader, Fit, Offload, Offloads, SEGMENT_SIZE_MIN, SMALL_SEGMENTS_MAX, validate};
+use crate::frame::checksum::{self, PartialChecksum};
+use crate::frame::offload::{
+    BadHeader, Fit, GsoKind, Offload, Offloads, SEGMENT_SIZE_MIN, SMALL_SEGMENTS_MAX, validate,
+};
 use crate::frame::segment::{Scratch, segment};
 use crate::frame::vnet::VnetHeader;
 
@@ -174,6 +176,56 @@ fn what_was_not_negotiated_is_refused() {
     let plain = VnetHeader { gso_type: 0, ..good };
     assert!(matches!(check(plain, ALL), Ok(Offload::Checksum(_))));
     assert_eq!(word(&frame, 12), 0x0800);
+}
+
+#[test]
+fn a_checksum_is_the_transports_own_or_it_is_not() {
+    let udp = Packet {
+        kind: GsoKind::Udp4,
+        tags: vec![5],
+        ip_options: 1,
+        extensions: vec![],
+        tcp_options: 0,
+        tcp_flags: 0,
+        sequence: 1,
+        id: 1,
+        payload: vec![7; 100],
+        gso_size: 0,
+        ecn: false,
+    };
+    for (kind, own, others) in
+        [(GsoKind::Udp4, 6, 16), (GsoKind::Udp6, 6, 16), (GsoKind::Tcp4, 16, 6), (GsoKind::Tcp6, 16, 6)]
+    {
+        let (mut frame, at) = Packet { kind, ..udp.clone() }.build();
+        let is_own = |frame: &[u8], start: usize, offset| {
+            let start = start as u16;
+            Offload::Checksum(PartialChecksum { start, offset }).is_transport_checksum(frame)
+        };
+        assert!(is_own(&frame, at.transport, own));
+        for (start, offset) in [
+            (at.transport, others),
+            (at.transport, 0),
+            (at.transport, own + 1),
+            (at.transport + 1, own),
+            (at.payload, own),
+            (at.network, own),
+            // The very field, summed from elsewhere.
+            (at.transport - 2, own + 2),
+        ] {
+            assert!(!is_own(&frame, start, offset), "{kind:?} {start} {offset}");
+        }
+        assert!(!is_own(&frame[..at.network], at.transport, own), "nothing to be seen of it");
+        if matches!(kind, GsoKind::Udp4 | GsoKind::Tcp4) {
+            for flags in [[0x20, 0], [0, 1]] {
+                frame[at.network + 6..at.network + 8].copy_from_slice(&flags);
+                assert!(!is_own(&frame, at.transport, own), "a part of a packet");
+            }
+            frame[at.network + 6..at.network + 8].fill(0);
+            frame[at.network + 9] = 1;
+            assert!(!is_own(&frame, at.transport, own), "ICMP");
+        }
+    }
+    assert!(Offload::None.is_transport_checksum(&[]));
 }
 
 #[test]

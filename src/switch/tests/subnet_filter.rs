@@ -168,7 +168,7 @@ proptest! {
                 }
                 [0x86, 0xdd] => {
                     let is_inside = |at: usize| {
-                        rest[at..at + 2] == [0xfe, 0x80] || rest[at..at + 4] == [0xfd, 0, 0, 0x56]
+                        rest[at] == 0xfe && rest[at + 1] >> 6 == 2 || rest[at..at + 4] == [0xfd, 0, 0, 0x56]
                     };
                     prop_assert!(is_inside(8) || rest[8..24] == [0; 16]);
                     prop_assert!(from_host || (is_inside(24) || rest[24] == 0xff) && rest[6] != 43);

@@ -83,8 +83,13 @@ impl Segment {
 
     /// A guest sends.
     fn send(&mut self, guest: usize, frame: &[u8]) {
+        self.send_with(guest, [0; VNET_HEADER_READ], frame);
+    }
+
+    /// A guest sends a frame with this header.
+    fn send_with(&mut self, guest: usize, vnet: [u8; VNET_HEADER_READ], frame: &[u8]) {
         let mut burst = PrivateBurst::default();
-        let burst = burst.fill([([0; VNET_HEADER_READ], frame)].into_iter(), false);
+        let burst = burst.fill([(vnet, frame)].into_iter(), false);
         let (index, sender) = &mut self.guests[guest];
         self.forwarder.forward(*index, sender, None, burst, u64::from(self.now_s) * 1_000_000_000);
     }
@@ -219,6 +224,24 @@ fn what_the_translation_refuses_is_counted_by_its_reason() {
     assert_eq!((segment.counted(Counter::DropTxTagged), segment.counted(Counter::DropTxNotIp)), (1, 1));
     assert_eq!(segment.counted(Counter::DropRxRefused), 0);
     assert!(came(&other).is_none());
+}
+
+#[test]
+fn no_checksum_is_written_into_what_was_translated() {
+    let mut segment = Segment::new(Some(HOST));
+    let guest_port = segment.add(None);
+    segment.guests[guest_port].1.sends = Offloads { checksum: true, ..Offloads::default() };
+    let other = segment.connect(HOST);
+    let udp = [0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 7, 192, 0, 2, 1, 0, 9, 0, 9, 0, 8, 0, 0];
+    let udp = frame(ROUTER, guest(1), 0x0800, &udp);
+    let arp = arp(guest(1), [192, 0, 2, 7]);
+    // The IP address of who asks; a port; UDP's own.
+    for (frame, start, offset) in [(&arp, 14, 14), (&udp, 34, 0), (&udp, 34, 6)] {
+        segment.send_with(guest_port, [1, 0, 0, 0, 0, 0, start, 0, offset, 0], frame);
+    }
+    assert_eq!(segment.counted(Counter::DropTxBadHeader), 2);
+    assert_eq!(came(&other).unwrap()[12..14], [8, 0]);
+    assert_eq!(came(&other), None);
 }
 
 #[test]
