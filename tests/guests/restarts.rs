@@ -19,8 +19,8 @@ impl Change {
     }
 }
 
-/// Changes a third guest again and again while two User Mode Linuxes exchange echoes and a TCP stream; after each change
-/// all three reach each other.
+/// Changes a third guest again and again while two User Mode Linuxes exchange echoes and a TCP stream. After each
+/// change all three reach each other.
 fn two_others_lose_nothing(vmm: Vmm, changes: &[Change]) {
     let mut bench = bench();
     let plans = [Plan::new(Vmm::Uml61, 1), Plan::new(Vmm::UmlNew, 2)];

@@ -65,7 +65,7 @@ impl Segment {
     /// A LAN with this MTU, on which DHCP is served.
     pub(crate) fn new(way: Way, mtu: u32) -> Self {
         let [host, server, other] = [Space::new(), Space::new(), Space::new()];
-        // Its addresses stay. A NIC whose bridge is taken away would else make itself one by which the host later sends.
+        // Its addresses stay. A NIC whose bridge is taken away would make itself one by which the host later sends.
         host.set("ipv6/conf/default/accept_ra", "0");
         let folder = TempDir::with_prefix("guestwire-lan-").unwrap();
         let mut segment = Self { lab: Lab::prepared(), way, host, server, other, mtu, programs: Vec::new(), folder };

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::guest::{COMMAND_WITHIN, Guest, Job};
 
-/// What a stream carries that need only show that it flows: many thousand packets, and a moment of an emulated processor.
+/// What a stream carries that need only show that it flows: thousands of packets, and a moment of an emulated CPU.
 const STREAM_MEGABYTES: u64 = 16;
 
 /// Feature bits of the virtio-net device and of the ring (virtio 1.3, 5.1.3 and 6).
