@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -595,6 +596,48 @@ fn the_printed_lines_name_this_socket_and_mtu() {
         &format!("vhost_user=true,socket={},vhost_mode=client", socket.display()),
     ] {
         assert!(out.contains(needed), "{needed}: {out}");
+    }
+}
+
+/// What a command line of QEMU says of the NIC and the memory, without what differs from VM to VM.
+fn attachment(line: &str, socket: &str) -> BTreeSet<String> {
+    let line = line.replace(socket, "$SOCKET").replace("wire0", "chr0").replace("mem0", "mem").replace("=1G", "=256M");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let is_about_it = |flag: &str| ["-machine", "-object", "-chardev", "-netdev", "-device"].contains(&flag);
+    let parts = |value: &str| {
+        let parts = value.split(',').filter(|part| *part != "id=nic0");
+        parts.map(|part| if part.starts_with("mac=") { "mac=$MAC" } else { part }).collect::<Vec<_>>().join(",")
+    };
+    words.windows(2).filter(|pair| is_about_it(pair[0])).map(|pair| format!("{} {}", pair[0], parts(pair[1]))).collect()
+}
+
+#[test]
+fn the_examples_attach_vms_as_the_printed_lines_do_in_every_mode() {
+    let folder = Folder::new();
+    let socket = folder.path("lab.sock");
+    let (out, _) = Daemon::on(&socket, &[]).end();
+    let printed = attachment(&out.join("\n"), socket.to_str().unwrap());
+    let without = |side: &str| printed.iter().filter(|word| !word.ends_with(side)).cloned().collect::<BTreeSet<_>>();
+    let example = |mode: &str, name: &str| {
+        let path = format!("{}/qemu-examples/{mode}/{name}.cmd", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    for (version, other) in [("", ",reconnect=1"), ("before-9.2-", ",reconnect-ms=1000")] {
+        let one = example("internal", &format!("qemu-{version}1-queue"));
+        assert_eq!(attachment(&one, "$SOCKET"), without(other), "qemu-{version}1-queue");
+        let four = example("internal", &format!("qemu-{version}4-queues"));
+        let fewer = [" -smp 4", ",queues=4", ",mq=on,vectors=10"].iter().fold(four.clone(), |line, more| {
+            assert!(line.contains(more), "{more}: {line}");
+            line.replace(more, "")
+        });
+        assert_eq!(fewer, one, "qemu-{version}4-queues");
+    }
+    for mode in ["host-only", "bridged"] {
+        for name in
+            ["qemu-1-queue", "qemu-4-queues", "qemu-before-9.2-1-queue", "qemu-before-9.2-4-queues", "cloud-hypervisor"]
+        {
+            assert_eq!(example(mode, name), example("internal", name), "{mode}/{name}.cmd");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `tests/wire` has a guest that makes up its frames; here a kernel makes them.
 
-use crate::guest::{Plan, Vmm};
+use crate::guest::{COMMAND_WITHIN, Guest, Job, Plan, Vmm};
 use crate::lan::{Lan, Program, first_address, get_lease, link_local, unique_local, until};
 use crate::space::Space;
 
@@ -52,31 +52,47 @@ fn let_everybody_out(lan: &Lan, outside: &Space, neighbour: &Space) {
     lan.command("nft", &format!("-f {}", rules.display()));
 }
 
-/// What a guest does to get out. None of it may succeed, and little of it needs to fail fast.
-fn attempts(host_local: &str) -> Vec<String> {
-    let mut all = vec![
-        "/bin/ip route add default via 192.168.56.1 dev eth0".to_owned(),
-        format!("/bin/ip -6 route add default via {host_local} dev eth0"),
-    ];
-    for address in [OUTSIDE, OUTSIDE6, "198.51.100.1", "2001:db8:1::1", "10.77.0.2", "2001:db8:77::2"] {
-        all.push(format!("! ping -c 2 -i 0.2 -W 1 {address}"));
-        // In fragments.
-        all.push(format!("! ping -c 1 -W 1 -s 4000 {address}"));
-        all.push(format!("! nc -w 1 {address} 80 </dev/null"));
+/// Does what a guest can do to get out. None of it may succeed.
+fn attempt_all(guest: &mut Guest, host_local: &str) {
+    guest.ok("/bin/ip route add default via 192.168.56.1 dev eth0");
+    guest.ok(&format!("/bin/ip -6 route add default via {host_local} dev eth0"));
+    in_vain(guest, &from_own_addresses());
+    guest.ok("/bin/ip addr add 203.0.113.7/32 dev eth0 && /bin/ip -6 addr add 2001:db8:9::7/128 dev eth0 nodad");
+    guest.ok("/bin/ip route add 239.0.0.0/8 dev eth0");
+    in_vain(guest, &from_elsewhere(host_local));
+}
+
+/// Runs commands side by side, since each waits for answers. They must fail.
+fn in_vain(guest: &mut Guest, attempts: &[String]) {
+    let begin = |attempt: &String| guest.begin(&format!("if {attempt}; then echo '{attempt}' got out; exit 1; fi"));
+    let jobs: Vec<Job> = attempts.iter().map(begin).collect();
+    for job in jobs {
+        guest.finish(job, COMMAND_WITHIN);
     }
-    // From addresses of elsewhere.
-    all.push(
-        "/bin/ip addr add 203.0.113.7/32 dev eth0 && /bin/ip -6 addr add 2001:db8:9::7/128 dev eth0 nodad".to_owned(),
-    );
+}
+
+fn from_own_addresses() -> Vec<String> {
+    let mut all = Vec::new();
+    for address in [OUTSIDE, OUTSIDE6, "198.51.100.1", "2001:db8:1::1", "10.77.0.2", "2001:db8:77::2"] {
+        all.push(format!("ping -c 2 -i 0.2 -W 1 {address}"));
+        // In fragments.
+        all.push(format!("ping -c 1 -W 1 -s 4000 {address}"));
+        all.push(format!("nc -w 1 {address} 80 </dev/null"));
+    }
+    all
+}
+
+fn from_elsewhere(host_local: &str) -> Vec<String> {
+    let mut all = Vec::new();
     for (source, addresses) in [("203.0.113.7", ["192.168.56.1", OUTSIDE]), ("2001:db8:9::7", [host_local, OUTSIDE6])] {
         for address in addresses {
             let scope = if address.starts_with("fe80") { "%eth0" } else { "" };
-            all.push(format!("! ping -c 1 -W 1 -I {source} {address}{scope}"));
-            all.push(format!("! ping -c 1 -W 1 -s 4000 -I {source} {address}{scope}"));
+            all.push(format!("ping -c 1 -W 1 -I {source} {address}{scope}"));
+            all.push(format!("ping -c 1 -W 1 -s 4000 -I {source} {address}{scope}"));
         }
     }
     // To groups that a router would pass on, farther than one hop.
-    all.push("/bin/ip route add 239.0.0.0/8 dev eth0; ! ping -c 1 -W 1 -t 9 239.1.1.1".to_owned());
+    all.push("ping -c 1 -W 1 -t 9 239.1.1.1".to_owned());
     all
 }
 
@@ -104,9 +120,7 @@ fn no_real_guest_gets_out(options: &[&str]) {
     guest.ok("ping -c 1 -W 5 192.168.56.1");
     let from = ear.output().len();
 
-    for attempt in attempts(&host_local) {
-        guest.ok(&attempt);
-    }
+    attempt_all(&mut guest, &host_local);
     lan.space.run(|| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.send_to(b"last", (OUTSIDE, LAST_PORT)).unwrap();
@@ -126,7 +140,7 @@ fn no_real_guest_gets_out(options: &[&str]) {
     assert!(about_sources.iter().sum::<u64>() >= 2, "{counters}");
 
     // Nor does anybody get in, though the host would pass them on and the guest has a way back by now.
-    let echoes = |guest: &mut crate::guest::Guest| {
+    let echoes = |guest: &mut Guest| {
         let v4 = guest.ok("sed -n 's/^Icmp: \\([0-9].*\\)/\\1/p' /proc/net/snmp | awk '{ print $9 }'");
         let v6 = guest.ok("awk '/^Icmp6InEchos/ { print $2 }' /proc/net/snmp6");
         (v4.trim().to_owned(), v6.trim().to_owned())

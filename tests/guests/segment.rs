@@ -12,7 +12,7 @@ use crate::guest::{Guest, Plan};
 use crate::lab::Lab;
 use crate::lan::{PATIENCE, Program, get_lease, until, wait_for};
 use crate::space::Space;
-use crate::traffic::{received_bytes, run_iperf};
+use crate::traffic::iperf;
 
 /// The last byte of the addresses of the machine that serves DHCP. It is a bridge, and what the others plug into.
 pub(crate) const SERVER: u8 = 1;
@@ -65,6 +65,8 @@ impl Segment {
     /// A LAN with this MTU, on which DHCP is served.
     pub(crate) fn new(way: Way, mtu: u32) -> Self {
         let [host, server, other] = [Space::new(), Space::new(), Space::new()];
+        // Its addresses stay. A NIC whose bridge is taken away would make itself one by which the host later sends.
+        host.set("ipv6/conf/default/accept_ra", "0");
         let folder = TempDir::with_prefix("guestwire-lan-").unwrap();
         let mut segment = Self { lab: Lab::prepared(), way, host, server, other, mtu, programs: Vec::new(), folder };
         segment.server.ip(&format!("link add lan0 address {} type bridge", machine_mac(SERVER)));
@@ -266,12 +268,8 @@ pub(crate) fn ping_machine(guest: &mut Guest, number: u8) {
 }
 
 /// One TCP stream each way between a guest and an iperf3 somewhere.
-pub(crate) fn iperf_both_ways(guest: &mut Guest, address: &str, seconds: u32) {
+pub(crate) fn iperf_both_ways(guest: &mut Guest, address: &str) {
     for options in ["", "-R"] {
-        let command = format!("iperf3 -c {address} -t {seconds} -i 0 -J {options}");
-        let output = run_iperf(guest, &command, seconds);
-        let bytes = received_bytes(&output).filter(|&bytes| bytes > 0);
-        let bytes = bytes.unwrap_or_else(|| guest.fail(&format!("ran `{command}`:\n{output}")));
-        println!("{guest}, {address} {options}: {} Mb/s", bytes * 8 / u64::from(seconds) / 1_000_000);
+        iperf(guest, address, options);
     }
 }
