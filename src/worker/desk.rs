@@ -124,3 +124,36 @@ fn now_s() -> u64 {
 fn generation(services: &Services) -> u64 {
     services.leases().map_or(0, Leases::generation)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{LeaseTime, Subnet, V4};
+
+    #[test]
+    fn time_takes_no_lease_from_its_holder() {
+        let (holder, other) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
+        let address = Ipv4Addr::new(10, 0, 0, 7);
+        let subnet = Subnet::new(Ipv4Addr::new(10, 0, 0, 1), 24).unwrap();
+        let v4 = V4 {
+            subnet,
+            pools: vec![subnet.hosts()],
+            router: None,
+            routes: Vec::new(),
+            dns: Vec::new(),
+            domain: None,
+            search: Vec::new(),
+            mtu: None,
+            lease: LeaseTime::HOUR,
+            reservations: Vec::new(),
+        };
+        let settings = Settings { server_mac: other, answers_for_gateway: false, v4: Some(v4), v6: None };
+        // It ended a second after the beginning of the clock.
+        let text = r#"{"version":1,"leases":[{"address":"10.0.0.7","client":"mac MAC","mac":"MAC","expires":1}]}"#;
+        let leases = Leases::from_text(&text.replace("MAC", "02:00:00:00:00:01")).unwrap();
+        let desk = Desk::new(Services::new(settings, leases)).unwrap();
+        let given = [(holder, address), (other, address), (holder, Ipv4Addr::new(10, 0, 0, 8))];
+        let given = given.map(|(mac, address)| desk.has_given(PortId(1), mac, address));
+        assert_eq!(given, [true, false, false]);
+    }
+}

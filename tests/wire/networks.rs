@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use etherparse::PacketBuilder;
 use guestwire::sys::tap;
 use vhost::VhostBackend;
 
@@ -106,6 +107,32 @@ fn a_declared_address_is_kept_for_its_port() {
     daemon.expect_counter(1, "drop_tx_spoofed_mac", 1);
     let mut web = Guest::attach(&daemon.path("web.sock"), Config::usual(2));
     introduce(&mut thief, &mut web);
+    daemon.assert_alive();
+}
+
+#[test]
+fn where_addresses_are_served_no_guest_serves_others_though_ports_are_not_secured() {
+    let advertisement = |from: u8| {
+        let packet = PacketBuilder::ethernet2(mac(from), [0x33, 0x33, 0, 0, 0, 1]);
+        let packet = packet.ipv6([0xfe; 16], [0xff; 16], 255).icmpv6_raw(134, 0, [64, 0, 7, 8]);
+        let mut frame = Vec::new();
+        packet.write(&mut frame, &[0; 8]).unwrap();
+        frame
+    };
+    let offer = |from: u8| {
+        let mut frame = Vec::new();
+        let packet = PacketBuilder::ethernet2(mac(from), [0xff; 6]).ipv4([10, 1, 0, 66], [255; 4], 64).udp(67, 68);
+        packet.write(&mut frame, &[2; 240]).unwrap();
+        frame
+    };
+    let served = "port-security = \"off\"\nsubnet = \"10.1.0.0/24\"\n[network.dhcp]\nleases = \"DIR/leases\"";
+    let mut daemon = Daemon::of_file(&(network("lab", served) + &statistics()), "lab.sock");
+    let [mut rogue, mut victim] = pair(&daemon.path("lab.sock"), 1);
+    for frame in [advertisement(1), offer(1)] {
+        rogue.send(&frame);
+    }
+    daemon.expect_counter(0, "drop_tx_rogue_server", 2);
+    victim.assert_gets_only_what_follows(&mut rogue);
     daemon.assert_alive();
 }
 

@@ -246,6 +246,23 @@ fn identifiers_are_told_back_and_tell_clients_apart() {
 }
 
 #[test]
+fn a_lease_that_is_left_is_its_holders_and_not_who_knows_its_identifier() {
+    let mut services = services();
+    let discover = |n: u16| Client::new(n, Discover).with(61, &[255, 9, 9, 9]).with(80, &[]);
+    let left = ask(&mut services, 1, &discover(1)).unwrap().address();
+    services.port_ended(PortId(1));
+    let is_for = |services: &Services, n| services.leases().unwrap().is_for(PortId(5), mac(n), left);
+    assert!(is_for(&services, 1) && !is_for(&services, 2));
+    assert_ne!(ask(&mut services, 2, &discover(2)).unwrap().address(), left);
+    assert!(is_for(&services, 1));
+    assert_eq!(ask(&mut services, 5, &discover(1)).unwrap().address(), left);
+    // Nobody waits for it any longer.
+    services.port_ended(PortId(5));
+    assert_eq!(ask_at(&mut services, 3, &discover(3), NOW + LEASE).unwrap().address(), left);
+    assert!(!is_for(&services, 1));
+}
+
+#[test]
 fn clones_on_two_ports_get_two_addresses_and_keep_them() {
     let mut services = services();
     let id = [255, 9, 9, 9];
