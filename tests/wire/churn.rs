@@ -25,6 +25,14 @@ fn same(before: Facts, after: Facts) -> bool {
 
 /// Tells the process that is started as a VMM where to attach its guest.
 const SOCKET: &str = "GUESTWIRE_TEST_SOCKET";
+/// And by which number.
+const NUMBER: &str = "GUESTWIRE_TEST_NUMBER";
+
+/// The number of the guest of a cycle: another than that of the one before, whose port may still be on its way out, and
+/// as long as it is there has its MAC address.
+fn number_of(cycle: usize) -> u8 {
+    10 + (cycle % 200) as u8
+}
 
 /// Two guests that have nothing to do with all this, and lose nothing by it.
 struct Bystanders {
@@ -56,14 +64,15 @@ impl Bystanders {
 }
 
 /// One guest's life: memory, two rings, a frame each way; ended in order, or killed in the middle of a burst.
-fn cycle(daemon: &Daemon, friend: &mut Guest, bystanders: &mut Bystanders, number: usize) {
-    if !number.is_multiple_of(2) {
-        return be_killed(daemon, friend, bystanders);
+fn cycle(daemon: &Daemon, friend: &mut Guest, bystanders: &mut Bystanders, cycle: usize) {
+    let number = number_of(cycle);
+    if !cycle.is_multiple_of(2) {
+        return be_killed(daemon, friend, bystanders, number);
     }
-    let mut guest = Guest::attach(&daemon.socket(), Config::usual(9));
-    guest.send(&plain(mac(1), mac(9), b"out"));
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(number));
+    guest.send(&plain(mac(1), mac(number), b"out"));
     until("the frame out", || friend.receive().frame[14..] == *b"out");
-    friend.send(&plain(mac(9), mac(1), b"in"));
+    friend.send(&plain(mac(number), mac(1), b"in"));
     assert_eq!(guest.receive().frame[14..], *b"in");
     for ring in 0..2 {
         guest.frontend.get_vring_base(ring).expect("GET_VRING_BASE");
@@ -71,16 +80,17 @@ fn cycle(daemon: &Daemon, friend: &mut Guest, bystanders: &mut Bystanders, numbe
 }
 
 /// A guest whose VMM is a process of its own, ended by SIGKILL while it sends as fast as it can.
-fn be_killed(daemon: &Daemon, friend: &mut Guest, bystanders: &mut Bystanders) {
+fn be_killed(daemon: &Daemon, friend: &mut Guest, bystanders: &mut Bystanders, number: u8) {
     let mut vmm = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "churn::a_guest_that_is_killed_in_full_swing_is_forgotten"])
         .env(SOCKET, daemon.socket())
+        .env(NUMBER, number.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("a process");
     until("the frame out", || friend.receive().frame[14..] == *b"out");
-    friend.send(&plain(mac(8), mac(1), b"in"));
+    friend.send(&plain(mac(number), mac(1), b"in"));
     until("the burst", || friend.receive().frame[14..].starts_with(b"burst"));
     bystanders.talk(10);
     vmm.kill().expect("our child");
@@ -92,10 +102,11 @@ fn be_killed(daemon: &Daemon, friend: &mut Guest, bystanders: &mut Bystanders) {
 
 /// What the killed one does until then.
 fn send_for_ever(socket: &Path) {
-    let mut guest = Guest::attach(socket, Config::usual(8));
-    guest.send(&plain(mac(1), mac(8), b"out"));
+    let number = std::env::var(NUMBER).ok().and_then(|number| number.parse().ok()).expect("a number");
+    let mut guest = Guest::attach(socket, Config::usual(number));
+    guest.send(&plain(mac(1), mac(number), b"out"));
     assert_eq!(guest.receive().frame[14..], *b"in");
-    let frame = plain(mac(1), mac(8), &[&b"burst"[..], &[7; 1000]].concat());
+    let frame = plain(mac(1), mac(number), &[&b"burst"[..], &[7; 1000]].concat());
     loop {
         guest.push(0, &[0; 12], &frame, &[]);
         guest.transmit[0].publish();
@@ -111,7 +122,7 @@ fn a_guest_that_is_killed_in_full_swing_is_forgotten() {
     let mut friend = Guest::attach(&daemon.socket(), Config::usual(1));
     let mut bystanders = Bystanders::attach(&daemon);
     let threads = daemon.facts().threads;
-    be_killed(&daemon, &mut friend, &mut bystanders);
+    be_killed(&daemon, &mut friend, &mut bystanders, 8);
     until("its threads have gone", || daemon.facts().threads == threads);
     daemon.assert_alive();
 }

@@ -220,6 +220,7 @@ fn after_reset_device_the_guest_starts_anew() {
     introduce(&mut a, &mut b);
     a.frontend.reset_device().expect("RESET_DEVICE");
     b.send(&plain(mac(1), mac(2), b"lost"));
+    until("it is lost", || b.all_sent(0));
     a.frontend.set_features(a.features).expect("SET_FEATURES");
     a.receive.clear();
     a.transmit.clear();
