@@ -824,6 +824,9 @@ fn a_change_that_cannot_be_made_leaves_the_network_as_it_was() {
         vm
     };
     let mut vm = connect(&mut daemon, 0);
+    // Its session has all that it needs once it answers: GET_FEATURES of vhost-user.
+    vm.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    vm.read_exact(&mut [0; 20]).unwrap();
     // So many workers need more descriptors than there may be. As a new network, that is no change at all.
     fs::write(&file, section("lab", "") + &section("new", "workers = 64")).unwrap();
     daemon.signal(Signal::SIGHUP);

@@ -2,13 +2,13 @@
 # Everything that must hold before a change is taken. Exit code 0 means that all of it did.
 #
 # Installs what the tests need, then checks the format and the lints and runs the unit and property tests, the tests of
-# the whole with a driver in process, the fuzz targets for a moment, and the tests with real guests. A step that fails
+# the whole with a driver in process, the tests with real guests, and the fuzz targets for a moment. A step that fails
 # does not keep the later ones from running. It needs no terminal and no input.
 set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-output=$(mktemp)
-trap 'rm -f "$output"' EXIT
+output=$(mktemp) builds=$(mktemp) builder=
+trap 'rm -f "$output" "$builds"; [[ -z $builder ]] || kill -- "-$builder" 2>/dev/null' EXIT
 steps=() failed_steps=0
 
 # `step NAME COMMAND...` runs one step, showing its output and keeping it.
@@ -37,21 +37,36 @@ everything_but_guests() {
     cargo test --locked --no-fail-fast "${options[@]}"
 }
 
+# What the last steps need is built beside the real guests, which wait now and then, of processor time that nobody wants.
+# The tests in process measure time, and have the machine to themselves.
+build_beside() {
+    chrt --idle 0 setsid bash -c 'fuzz/run.sh --build; cargo bench --locked --bench instructions --no-run' \
+        </dev/null >"$builds" 2>&1 &
+    builder=$!
+}
+
 command -v cargo >/dev/null || { echo "cargo is missing; install Rust first" >&2; exit 1; }
 step "guests and tools" tests/lab/prepare.sh --yes tests
 step "rustfmt" cargo fmt --all --check
 step "rustfmt, fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
 step "clippy" cargo clippy --locked --all-targets -- -D warnings
-step "clippy, fuzz targets" cargo clippy --manifest-path fuzz/Cargo.toml --locked --all-targets -- -D warnings
+step "clippy, fuzz targets" env CARGO_TARGET_DIR="$PWD/target" \
+    cargo clippy --manifest-path fuzz/Cargo.toml --locked --all-targets -- -D warnings
 step "build" cargo test --locked --no-run
 step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc
 step "the whole, with a driver in process" everything_but_guests
 step "the same with two workers" env WIRE_WORKERS=2 cargo test --locked --no-fail-fast --test wire
-step "instructions for a frame" benches/instructions.sh
-step "fuzz targets, 10 s each" fuzz/run.sh 10
+build_beside
 # Tests take turns by themselves (tests/guests/main.rs); one that only waits has given its turn back.
 step "real guests" cargo test --locked --no-fail-fast --test guests -- --show-output --test-threads 5
+begin=$SECONDS
+wait "$builder"
+steps+=("$(printf '%-8s %4d s  %s' waited "$((SECONDS - begin))" "what was built beside")")
+builder=
+cat "$builds"
+step "instructions for a frame" benches/instructions.sh
+step "fuzz targets, 10 s each" fuzz/run.sh 10
 
 printf '\n'
 printf '%s\n' "${steps[@]}" "$(printf '         %4d s  in all' "$SECONDS")"

@@ -2,7 +2,7 @@
 //! grows, nothing that passes shows what it must not, and a guest's frames change nothing for its neighbour.
 #![no_main]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use guestwire::config::Subnet6;
@@ -18,7 +18,6 @@ use libfuzzer_sys::fuzz_target;
 
 const NIC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const NEIGHBOUR: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const NEIGHBOUR_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// The neighbour's IPv4 packet: from it, or to it.
 const PACKET: [u8; 34] =
     [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0, 10, 0, 0, 2, 10, 0, 0, 2];

@@ -1,6 +1,6 @@
 //! Real guests on one guestwire: Linux's own virtio-net driver under two QEMUs and two User Mode Linuxes.
 //!
-//! `tests/lab/prepare.sh tests` must have run. A test without its guests fails; none is skipped. Two tests run at a
+//! `tests/lab/prepare.sh tests` must have run. A test without its guests fails; none is skipped. Three tests run at a
 //! time: guests wait more than they work, but six of them are a load for a small machine.
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
