@@ -214,7 +214,7 @@ impl Beyond {
         if events.iter().filter(is_needed).any(|event| may_help(network, &event.change)) {
             self.attempts.encourage(now);
         }
-        if self.attempts.is_due(now) && !needed.as_ref().is_none_or(exists) {
+        if self.attempts.is_due(now) && needed.as_ref().is_some_and(is_absent) {
             self.attempts.rest();
         }
         self.attempts.is_due(now) && self.reopen(network, now)
@@ -292,10 +292,10 @@ fn heed(network: &Network, event: &Event) {
     }
 }
 
-/// Whether there is an interface of this name now. A worker hears of a device's end before its monitor does, and a tap
-/// that is not there would be made.
-fn exists(name: &IfName) -> bool {
-    Netlink::open().and_then(|mut netlink| netlink.link(name.as_str())).is_ok_and(|link| link.is_some())
+/// Whether there is surely no interface of this name now. A worker hears of a device's end before its monitor does, and
+/// a tap that is not there would be made.
+fn is_absent(name: &IfName) -> bool {
+    Netlink::open().and_then(|mut netlink| netlink.link(name.as_str())).is_ok_and(|link| link.is_none())
 }
 
 /// The interface without which there is no uplink; none: we make our own.

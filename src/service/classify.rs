@@ -108,6 +108,11 @@ impl Settings {
         ours || self.asks(head).is_some()
     }
 
+    /// Whether the frame that begins with `head` is a DHCP client's, to our server. The same bytes are needed.
+    pub fn is_dhcp(&self, head: &[u8]) -> bool {
+        self.asks(head) == Some(Ask::Dhcp)
+    }
+
     /// Why a guest may not send the frame that begins with `head`, if it may not: it speaks for the server. What other
     /// servers and routers would say is the business of the port's [`Guard`](crate::switch::guard::Guard). `head` is
     /// the first [`FRAME_HEAD_MAX`](crate::frame::FRAME_HEAD_MAX) bytes, or the whole frame. Not to be asked for frames

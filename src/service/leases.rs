@@ -10,8 +10,8 @@
 //! cloned from one disk share an identifier and each need an address; and nobody can give up or take what a neighbour
 //! has. A port that has ended leaves its bindings to its clients, on whatever port they come back, and so do leases
 //! read from a file. While such a lease is live, it goes to a client with the same identifier and the same MAC address
-//! only, and who has that is said by the frame that the request came in: where ports are held to their own MAC
-//! addresses, nobody else can take it. Once it has expired, the identifier is enough.
+//! only, and who has that is said by the frame that the request came in: where MAC addresses are declared for ports,
+//! nobody else can take it. Once it has expired, the identifier is enough.
 //!
 //! Limits: a port has [`LEASES_PER_PORT_MAX`] live bindings and about as many expired ones, and all ports together
 //! [`LEASES_MAX`]. Each operation takes a time that grows with the logarithm of the number of bindings and with the

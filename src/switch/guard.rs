@@ -20,9 +20,9 @@
 //! it; once it has said that it has the address, others' questions pass, so that it can defend it. With `lock_mac`, an
 //! address that is made of a MAC address (EUI-64) is for the port with that MAC address only. [`Claims`] is the set of
 //! all that are taken, shared by the ports of a network, so two guards never allow the same address at the same time.
-//! It is locked only when a port uses an address in a new way or one that is not among its last
-//! [`CLAIMS_PER_PORT_MAX`]. Addresses of the network's own routers are reserved in it, and so are declared MAC
-//! addresses.
+//! It is locked when a port uses an address in a new way or one that is not among its last [`CLAIMS_PER_PORT_MAX`], and
+//! when one is refused, not otherwise. Addresses of the network's own routers are reserved in it, and so are declared
+//! MAC addresses.
 //!
 //! Limits. Up to two VLAN tags are looked through; more, and IP behind LLC and SNAP, are refused with `lock_ip` or
 //! `refuse_servers`, since some receivers would see through them. VLANs are not told apart: an address is a port's in

@@ -354,10 +354,15 @@ impl Judge<'_> {
         if !asks.is_transport_checksum(head) {
             return Some(Counter::DropTxBadHeader);
         }
-        let refused = self.check_guard(head).and_then(|()| filter.map_or(Ok(()), |filter| filter.check_guest(head)));
+        let (guarded, services) = (self.check_guard(head), self.network.services());
+        // A client that renews a lease which we no longer know must hear that it is over, or have it again.
+        let may_ask =
+            |end| end == Counter::DropTxSpoofedIp && services.is_some_and(|desk| desk.settings().is_dhcp(head));
+        let refused = guarded.err().filter(|end| !may_ask(*end));
+        let refused = refused.or_else(|| filter.and_then(|filter| filter.check_guest(head).err()));
         match refused {
-            Err(end) => Some(end),
-            Ok(()) => self.network.services().and_then(|desk| self.serve(desk, burst, i, asks)),
+            Some(end) => Some(end),
+            None => services.and_then(|desk| self.serve(desk, burst, i, asks)).or(guarded.err()),
         }
     }
 
@@ -404,9 +409,11 @@ impl Judge<'_> {
             burst.bytes(i).copy_out(self.request);
             let checksums = if *asks == Offload::None { Checksums::Complete } else { Checksums::Partial };
             let outcome = desk.serve(port_id(self.from), self.request, checksums, self.answers);
-            if let Some(end) = outcome.counter() {
+            if settings.is_dhcp(head) {
                 // It may have given an address back.
                 self.sender.guard.iter_mut().for_each(|guard| guard.set_addresses(&[]));
+            }
+            if let Some(end) = outcome.counter() {
                 return Some(end);
             }
         }
@@ -418,11 +425,6 @@ impl Judge<'_> {
     fn ask_switch(&mut self, burst: &Burst, i: usize, addresses: Addresses, asks: &Offload) -> Verdict {
         let (head, len) = (burst.head(i), burst.frame_len(i));
         let (network, now_s) = (self.network, self.now_s);
-        let switch = self.switch.get_or_insert_with(|| {
-            let mut switch = network.switch();
-            switch.begin_burst(now_s);
-            switch
-        });
         if !self.looks_into
             && let Some(guard) = &mut self.sender.guard
             && let Err(end) = guard.check(head)
@@ -431,6 +433,11 @@ impl Judge<'_> {
             self.meet_once(head, is_of_another);
             return Verdict::Drop(end);
         }
+        let switch = self.switch.get_or_insert_with(|| {
+            let mut switch = network.switch();
+            switch.begin_burst(now_s);
+            switch
+        });
         self.asked += 1;
         if self.asked == 2 {
             // Most bursts ask once, if at all. This one seems to go to many.

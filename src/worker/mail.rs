@@ -77,10 +77,11 @@ impl Worker {
         for ring in 0..rings {
             self.stop_ring(index, ring);
         }
-        self.network.remove_port(index);
+        // First what the port has, then its place: whoever gets that must not find anything in it.
         if let Some(desk) = self.network.services() {
             desk.port_ended(port_id(index));
         }
+        self.network.remove_port(index);
         // So that the other workers forget it too, though they may be asleep.
         self.network.ring_bells();
         if let Some(port) = self.ports[index].take() {

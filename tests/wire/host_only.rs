@@ -11,7 +11,7 @@ use etherparse::{IcmpEchoHeader, Icmpv4Type, PacketBuilder, SlicedPacket, Transp
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::daemon::{Daemon, PATIENCE, until};
-use crate::dhcp::{answer, ask, lease};
+use crate::dhcp::{answer, ask, lease, renew};
 use crate::guest::{Config, Guest, mac};
 use crate::space::Space;
 
@@ -189,6 +189,51 @@ fn a_guest_probes_for_what_it_is_offered_and_for_nothing_else() {
         if frame == probe {
             break;
         }
+    }
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_lease_that_is_known_no_longer_is_renewed_and_may_be_used_again() {
+    let space = Space::new();
+    let mut daemon = Daemon::in_space(&space, "host-only", &[]);
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(1));
+    let address = Ipv4Addr::new(192, 168, 56, 77);
+    let mut other = Guest::attach(&daemon.socket(), Config::usual(2));
+    let word = |to: [u8; 6]| {
+        let mut frame = Vec::new();
+        let packet = PacketBuilder::ethernet2(mac(1), to).ipv4(address.octets(), [192, 168, 56, 2], 64).udp(5, 5);
+        packet.write(&mut frame, b"a word").unwrap();
+        frame
+    };
+    guest.send(&word([0xff; 6]));
+    daemon.expect_counter(FIRST_PORT, "drop_tx_spoofed_ip", 1);
+    renew(&mut guest, address, HOST, space.mac(TAP));
+    guest.send(&word([0xff; 6]));
+    until("it is heard", || other.receive().frame == word([0xff; 6]));
+    daemon.assert_alive();
+}
+
+#[test]
+fn who_asks_the_gateway_often_keeps_its_own_address() {
+    const TIMES: usize = 120;
+    let mut daemon = Daemon::with(&["--dhcp", "--subnet", "10.1.0.0/24"], true);
+    let [mut a, mut b] = [1, 2].map(|number| Guest::attach(&daemon.socket(), Config::usual(number)));
+    let (own, to) = (lease(&mut a), lease(&mut b));
+    let [x, y, z, _] = own.octets();
+    let sender = [&mac(1)[..], &own.octets()].concat();
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &sender, &[0; 6], &[x, y, z, 1], &[0; 18]].concat();
+    let arp = [&[0xff; 6][..], &mac(1), &[8, 6], &arp].concat();
+    let mut udp = Vec::new();
+    PacketBuilder::ethernet2(mac(1), mac(2))
+        .ipv4(own.octets(), to.octets(), 64)
+        .udp(5, 5)
+        .write(&mut udp, b"x")
+        .unwrap();
+    for _ in 0..TIMES {
+        a.send(&arp);
+        a.send(&udp);
+        until("the other hears it", || b.receive().frame == udp);
     }
     daemon.assert_alive();
 }
