@@ -61,20 +61,19 @@ impl Share {
 
     /// All addresses, oldest first.
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
-        let mut at = self.oldest;
-        std::iter::from_fn(move || {
-            let node = self.nodes.get(usize::from(at))?;
-            at = node.newer;
-            Some(node.key)
-        })
+        self.walk(self.oldest, |node| node.newer)
     }
 
     /// All addresses, newest first.
     pub(super) fn keys_newest_first(&self) -> impl Iterator<Item = Key> {
-        let mut at = self.newest;
+        self.walk(self.newest, |node| node.older)
+    }
+
+    fn walk(&self, first: u16, next: fn(&Node) -> u16) -> impl Iterator<Item = Key> {
+        let mut at = first;
         std::iter::from_fn(move || {
             let node = self.nodes.get(usize::from(at))?;
-            at = node.older;
+            at = next(node);
             Some(node.key)
         })
     }

@@ -426,11 +426,8 @@ impl Judge<'_> {
         let (head, len) = (burst.head(i), burst.frame_len(i));
         let (network, now_s) = (self.network, self.now_s);
         if !self.looks_into
-            && let Some(guard) = &mut self.sender.guard
-            && let Err(end) = guard.check(head)
+            && let Err(end) = self.check_guard(head)
         {
-            let is_of_another = end == Counter::DropTxSpoofedMac && guard.mac().is_none();
-            self.meet_once(head, is_of_another);
             return Verdict::Drop(end);
         }
         let switch = self.switch.get_or_insert_with(|| {
