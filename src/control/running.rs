@@ -96,6 +96,7 @@ impl Running {
     /// Takes what the user asks for now, which differs in nothing but ways in and declared ports.
     pub(super) fn set_network(&mut self, network: Network) {
         self.claims.set_declared(declared(&network));
+        self.workers.iter().for_each(|worker| worker.mailbox().ring_bell());
         self.network = network;
     }
 

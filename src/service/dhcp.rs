@@ -220,7 +220,7 @@ impl Server {
             Some(b) if b.state == State::Declined && b.is_live(now) => false,
             Some(b) if asker.owns(b) => !self.is_anothers(&request.client, request.mac, address),
             // The same machine with another identifier, as when it boots from the network first.
-            Some(b) => is_reserved && (!b.is_live(now) || b.port.is_none_or(|owner| owner == port)),
+            Some(b) => is_reserved && (!b.is_live(now) || b.port.map_or(b.mac == request.mac, |owner| owner == port)),
         }
     }
 
@@ -243,7 +243,7 @@ impl Server {
 
     /// Whether the port has all the addresses it may have, not counting one that it has already.
     fn is_share_used_up(&self, asker: Asker<'_>, address: Option<Ipv4Addr>) -> bool {
-        self.leases.live_beside(asker.port, address, asker.now) >= LEASES_PER_PORT_MAX
+        self.leases.live_beside(asker.port, asker.request.mac, address, asker.now) >= LEASES_PER_PORT_MAX
     }
 
     fn request(&mut self, asker: Asker<'_>) -> Decision {
@@ -288,10 +288,15 @@ impl Server {
         if !self.is_held(asker, address, State::Leased) && !self.is_held(asker, address, State::Offered) {
             return Decision::Refuse(Counter::DropTxBadRequest);
         }
+        if self.is_share_used_up(asker, Some(address)) {
+            return Decision::Refuse(Counter::DropTxLeaseShare);
+        }
         let expires = asker.now.saturating_add(DECLINE_SECONDS);
+        self.leases.trim(asker.port, asker.now);
         // It counts for the port's share, so that a port cannot decline the whole pool.
         self.leases.change(address, |binding| {
             (binding.state, binding.expires, binding.name) = (State::Declined, expires, None);
+            binding.port = Some(asker.port);
         });
         Decision::Done
     }

@@ -3,8 +3,8 @@
 //! Theory of operation. A binding says that an address is offered to, leased by, or was declined by a client; there is
 //! at most one for an address. It is live until it expires, and is then kept, so that the client gets the same address
 //! again, until somebody else needs the address more. Everything that changes a binding goes through
-//! [`Leases::place`] and [`Leases::remove`], which keep four indexes beside it: by time of expiry, by port, by client
-//! for bindings without a port, and by name.
+//! [`Leases::place`] and [`Leases::remove`], which keep indexes beside it: by time of expiry, by port, by client and
+//! by MAC address for bindings without a port, and by name.
 //!
 //! A binding belongs to the port that asked for it. On another port the same client is another client: two machines
 //! cloned from one disk share an identifier and each need an address; and nobody can give up or take what a neighbour
@@ -13,9 +13,11 @@
 //! only, and who has that is said by the frame that the request came in: where MAC addresses are declared for ports,
 //! nobody else can take it. Once it has expired, the identifier is enough.
 //!
-//! Limits: a port has [`LEASES_PER_PORT_MAX`] live bindings and about as many expired ones, and all ports together
-//! [`LEASES_MAX`]. Each operation takes a time that grows with the logarithm of the number of bindings and with the
-//! share of a port, but for the search for a free address in a pool that is nearly full, which may pass all bindings.
+//! Limits: a port has [`LEASES_PER_PORT_MAX`] live bindings, those counted that wait for the MAC address it asks from,
+//! and about as many expired ones; all ports together have [`LEASES_MAX`]. So a guest that comes back under one name
+//! after the other gets no more than its share, if it is held to its MAC address. Each operation takes a time that
+//! grows with the logarithm of the number of bindings and with the share of a port, but for the search for a free
+//! address in a pool that is nearly full, which may pass all bindings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -87,6 +89,7 @@ pub struct Leases {
     by_expiry: BTreeSet<(u64, Ipv4Addr)>,
     by_port: BTreeMap<PortId, Vec<Ipv4Addr>>,
     orphans: BTreeMap<ClientId, Vec<Ipv4Addr>>,
+    orphans_by_mac: BTreeMap<MacAddr, Vec<Ipv4Addr>>,
     names: BTreeMap<String, Ipv4Addr>,
     generation: u64,
 }
@@ -150,9 +153,11 @@ impl Leases {
         own.or_else(orphan).copied()
     }
 
-    /// How many live bindings a port has, apart from that of one address.
-    pub(super) fn live_beside(&self, port: PortId, address: Option<Ipv4Addr>, now: u64) -> usize {
-        let all = self.by_port.get(&port).into_iter().flatten();
+    /// How many live bindings a port has, or would have if it took what waits for `mac`, apart from that of one
+    /// address.
+    pub(super) fn live_beside(&self, port: PortId, mac: MacAddr, address: Option<Ipv4Addr>, now: u64) -> usize {
+        let waiting = self.orphans_by_mac.get(&mac);
+        let all = self.by_port.get(&port).into_iter().chain(waiting).flatten();
         let others = all.filter(|a| Some(**a) != address).filter_map(|a| self.get(*a));
         others.filter(|binding| binding.is_live(now)).count()
     }
@@ -173,7 +178,10 @@ impl Leases {
         self.by_expiry.insert((binding.expires, address));
         match binding.port {
             Some(port) => self.by_port.entry(port).or_default().push(address),
-            None => self.orphans.entry(binding.client.clone()).or_default().push(address),
+            None => {
+                self.orphans.entry(binding.client.clone()).or_default().push(address);
+                self.orphans_by_mac.entry(binding.mac).or_default().push(address);
+            }
         }
         if let Some(name) = &binding.name {
             self.names.insert(name.clone(), address);
@@ -191,7 +199,10 @@ impl Leases {
         self.by_expiry.remove(&(binding.expires, address));
         match binding.port {
             Some(port) => drop_from(&mut self.by_port, &port, address),
-            None => drop_from(&mut self.orphans, &binding.client, address),
+            None => {
+                drop_from(&mut self.orphans, &binding.client, address);
+                drop_from(&mut self.orphans_by_mac, &binding.mac, address);
+            }
         }
         if let Some(name) = &binding.name {
             self.names.remove(name);
@@ -280,6 +291,10 @@ impl Leases {
         let listed: usize = self.by_port.values().chain(self.orphans.values()).map(Vec::len).sum();
         if listed != self.len() || self.len() > LEASES_MAX {
             return Some(format!("{listed} listed, {} bound", self.len()));
+        }
+        let waiting: usize = self.orphans_by_mac.values().map(Vec::len).sum();
+        if waiting != self.orphans.values().map(Vec::len).sum::<usize>() {
+            return Some("by MAC address".into());
         }
         for (address, b) in self.iter() {
             let list = b.port.map_or_else(|| self.orphans.get(&b.client), |port| self.by_port.get(&port));

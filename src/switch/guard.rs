@@ -15,14 +15,14 @@
 //! * `refuse_servers`: no DHCP answer, router advertisement or redirect, of either IP version.
 //!
 //! An IPv6 address belongs to the port that used it first, until the port leaves or claims so many others that it gives
-//! this one up. Asking whether anybody has it (duplicate address detection, RFC 4862, 5.4) is using it, as RFC 6620 has
-//! it. As long as the port does no more than ask, nobody else may ask or answer, for either would take the address from
-//! it; once it has said that it has the address, others' questions pass, so that it can defend it. With `lock_mac`, an
-//! address that is made of a MAC address (EUI-64) is for the port with that MAC address only. [`Claims`] is the set of
-//! all that are taken, shared by the ports of a network, so two guards never allow the same address at the same time.
-//! It is locked when a port uses an address in a new way or one that is not among its last [`CLAIMS_PER_PORT_MAX`], and
-//! when one is refused, not otherwise. Addresses of the network's own routers are reserved in it, and so are declared
-//! MAC addresses.
+//! up this one, which it has used least lately, or has only asked for. Asking whether anybody has it (duplicate address
+//! detection, RFC 4862, 5.4) is using it, as RFC 6620 has it. As long as the port does no more than ask, nobody else
+//! may ask or answer, for either would take the address from it; once it has said that it has the address, others'
+//! questions pass, so that it can defend it. With `lock_mac`, an address that is made of a MAC address (EUI-64) is for
+//! the port with that MAC address only. [`Claims`] is the set of all that are taken, shared by the ports of a network,
+//! so two guards never allow the same address at the same time. It is locked when a port uses an address in a new way
+//! or one that is not among its last [`CLAIMS_PER_PORT_MAX`], and when one is refused, not otherwise. Addresses of the
+//! network's own routers are reserved in it, and so are declared MAC addresses.
 //!
 //! Limits. Up to two VLAN tags are looked through; more, and IP behind LLC and SNAP, are refused with `lock_ip` or
 //! `refuse_servers`, since some receivers would see through them. VLANs are not told apart: an address is a port's in
@@ -130,6 +130,10 @@ impl Claims {
         self.taken().addresses.insert(address, hold);
     }
 
+    fn is_declared(&self, mac: MacAddr) -> bool {
+        self.taken().declared.contains(&mac)
+    }
+
     fn is_used(&self, address: Ipv6Addr) -> bool {
         self.taken().addresses.get(&address) == Some(&Hold::Used)
     }
@@ -146,7 +150,7 @@ pub struct Guard {
     mac: Option<MacAddr>,
     addresses: Vec<Ipv4Addr>,
     prefixes: Vec<Subnet6>,
-    /// What this port has in `claims`, oldest first.
+    /// What this port has in `claims`; what it was met with last is the last.
     own: Vec<(Ipv6Addr, Hold)>,
     claims: Arc<Claims>,
 }
@@ -171,6 +175,17 @@ impl Guard {
     /// [`Counter::DropTxSpoofedMac`], the guest has another port's.
     pub fn mac(&self) -> Option<MacAddr> {
         self.mac.filter(|_| self.settings.lock_mac)
+    }
+
+    /// Lets go of the address that the port is locked to, if it was declared for another since: to be asked after
+    /// [`Claims::set_declared`]. Returns whether it did.
+    pub fn follow_declared(&mut self) -> bool {
+        let taken = self.mac.filter(|mac| self.settings.mac.is_none() && self.claims.is_declared(*mac));
+        if let Some(mac) = taken {
+            self.claims.release_mac(mac);
+            self.mac = None;
+        }
+        taken.is_some()
     }
 
     /// Whether two frames with the same Ethernet header may have different verdicts.
@@ -333,7 +348,7 @@ impl Guard {
     /// Whether the port has this address, or can have it now.
     #[inline]
     fn may_use(&mut self, address: Ipv6Addr, mac: MacAddr) -> bool {
-        self.own.contains(&(address, Hold::Used)) || self.hold(address, Hold::Used, mac)
+        self.own.last() == Some(&(address, Hold::Used)) || self.hold(address, Hold::Used, mac)
     }
 
     /// Whether the port may ask if anybody has this address: if it can have it, or somebody is there to say no.
@@ -343,9 +358,12 @@ impl Guard {
 
     /// Takes an address, if nobody else has it.
     fn hold(&mut self, address: Ipv6Addr, hold: Hold, mac: MacAddr) -> bool {
-        if let Some(own) = self.own.iter_mut().find(|own| own.0 == address) {
-            own.1 = hold;
-            self.claims.change(address, hold);
+        if let Some(at) = self.own.iter().position(|own| own.0 == address) {
+            let (_, before) = self.own.remove(at);
+            self.own.push((address, hold));
+            if before != hold {
+                self.claims.change(address, hold);
+            }
             return true;
         }
         let is_for_it = self.is_in_network(address) && !(self.settings.lock_mac && is_of_another(address, mac));
@@ -353,7 +371,9 @@ impl Guard {
             return false;
         }
         if self.own.len() == CLAIMS_PER_PORT_MAX {
-            self.claims.remove(&self.own.remove(0).0);
+            // What was only asked for is in nobody's use yet.
+            let sought = self.own.iter().position(|(_, hold)| *hold == Hold::Sought);
+            self.claims.remove(&self.own.remove(sought.unwrap_or(0)).0);
         }
         self.own.push((address, hold));
         true

@@ -55,12 +55,12 @@ pub trait Uplink: Send + std::fmt::Debug {
     /// `frame::offload` says it.
     fn send(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent;
 
-    /// From now on takes unicast frames for these stations of ours. An uplink to which the kernel gives only what is
-    /// for us needs no such list.
+    /// From now on takes unicast frames for these stations of ours, which are in order. An uplink to which the kernel
+    /// gives only what is for us needs no such list.
     ///
     /// # Errors
     /// When the kernel is out of memory: what was heard before is heard on.
-    fn set_stations(&mut self, _stations: &[Station]) -> io::Result<()> {
+    fn set_stations(&mut self, _stations: &[MacAddr]) -> io::Result<()> {
         Ok(())
     }
 
@@ -82,16 +82,6 @@ pub trait Uplink: Send + std::fmt::Debug {
     fn lost(&mut self) -> (Counter, u64) {
         (Counter::DropTxQueueFull, 0)
     }
-}
-
-/// A station behind one of our ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Station {
-    /// Its address.
-    pub mac: MacAddr,
-    /// Whether the user has said that it is ours. Others were learned from what guests send, and may be those of
-    /// stations beyond the uplink.
-    pub declared: bool,
 }
 
 /// What came of [`Uplink::receive`].

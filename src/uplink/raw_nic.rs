@@ -7,10 +7,8 @@
 //! to the wire, and what they send to groups goes to both.
 //!
 //! Frames of ours that come back are dropped, lest the switch believe that a guest has moved: those that came from the
-//! way to the host, which `echo.rs` knows, and those from a station that the user has declared ours, which has a loop
-//! in the LAN for its cause. A source that was only learned from a guest proves nothing: a guest could send from the
-//! address of the LAN's router, and cut all others from it. Such a frame passes, and the switch lets the address move.
-//! What has the NIC's own address as its source, and was not sent by the host, is dropped too.
+//! way to the host, which `echo.rs` knows. What has the NIC's own address as its source, and was not sent by the host,
+//! is dropped too.
 //!
 //! Where guests share the NIC's own address ([`RawNic::open_shared`]), frames for that are heard, and the host is not:
 //! nothing leads to it.
@@ -35,7 +33,7 @@ use super::echo::Echoes;
 use super::filter;
 use super::host_leg::{self, NoHostLeg};
 use super::tap::Tap;
-use super::{FrameBuffer, Gone, Received, Sent, Station, Uplink, not_received, not_sent};
+use super::{FrameBuffer, Gone, Received, Sent, Uplink, not_received, not_sent};
 use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::Offloads;
 use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
@@ -89,7 +87,7 @@ pub struct RawNic {
     is_shared: bool,
     header_len: usize,
     /// Those that the filter lets through, in order.
-    stations: Vec<Station>,
+    stations: Vec<MacAddr>,
     /// Whether the filter lets others through too.
     hears_all: bool,
     host: Option<Tap>,
@@ -160,24 +158,19 @@ impl RawNic {
         &self.link
     }
 
-    /// The station of ours with this address.
-    fn station(&self, mac: MacAddr) -> Option<&Station> {
-        self.stations.binary_search_by_key(&mac, |station| station.mac).ok().map(|at| &self.stations[at])
-    }
-
     /// Whether a frame that the interface received is one of ours that has come back.
     fn is_reflected(&mut self, frame: &[u8]) -> bool {
-        let is_ours = MacAddr::source_of(frame)
-            .is_some_and(|source| source == self.own || self.station(source).is_some_and(|station| station.declared));
+        let is_own = MacAddr::source_of(frame) == Some(self.own);
         // Looked for in any case: it is expected no longer.
         let is_to_group = MacAddr::destination_of(frame).is_some_and(MacAddr::is_group);
-        is_to_group && self.echoes.take(frame, Instant::now) || is_ours
+        is_to_group && self.echoes.take(frame, Instant::now) || is_own
     }
 
     /// Whether a frame is for one of ours: the filter's word, where that hears all.
     fn is_for_us(&self, frame: &[u8]) -> bool {
         let destination = MacAddr::destination_of(frame);
-        destination.is_some_and(|destination| destination.is_group() || self.station(destination).is_some())
+        destination
+            .is_some_and(|destination| destination.is_group() || self.stations.binary_search(&destination).is_ok())
     }
 
     fn judge(&mut self, buffer: &FrameBuffer, header: VnetHeader, outgoing: bool) -> Received {
@@ -328,21 +321,17 @@ impl Uplink for RawNic {
     }
 
     /// Hears unicast frames for these stations and no others. The interface's own address is none of theirs.
-    fn set_stations(&mut self, stations: &[Station]) -> io::Result<()> {
+    fn set_stations(&mut self, stations: &[MacAddr]) -> io::Result<()> {
         if self.is_shared {
             return Ok(());
         }
-        let mut stations: Vec<_> = stations.iter().copied().filter(|station| station.mac != self.own).collect();
-        // Of two with the same address the one that was declared.
-        stations.sort_unstable_by_key(|station| (station.mac, !station.declared));
-        stations.dedup_by_key(|station| station.mac);
-        let addresses: Vec<_> = stations.iter().map(|station| station.mac).collect();
-        let hears_all = self.set_filter(&addresses)?;
+        let stations: Vec<_> = stations.iter().copied().filter(|station| *station != self.own).collect();
+        let hears_all = self.set_filter(&stations)?;
         if hears_all && !self.hears_all {
             tracing::warn!(
                 "{} hears the frames of all: the kernel's filter (net.core.optmem_max) has no room for {} addresses",
                 self.name(),
-                addresses.len()
+                stations.len()
             );
         }
         (self.stations, self.hears_all) = (stations, hears_all);

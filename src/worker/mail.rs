@@ -23,6 +23,7 @@ impl Worker {
             // It may be back.
             reader.watch(&self.poller, Source::Uplink.token(), &self.network);
         }
+        self.ports.iter_mut().flatten().for_each(|port| port.sender.follow_declared());
         // What is left of ports that have gone is held no longer.
         self.forwarder.follow();
         self.stop_faulted();

@@ -16,13 +16,12 @@ use std::time::Instant;
 use super::desk::Desk;
 use super::receiving::{Delivery, ReceivingHalf, Workshop};
 use super::sender::{Origin, Sender};
-use super::uplink::UplinkHalf;
+use super::uplink::{Stations, UplinkHalf};
 use crate::config::{Security, Subnet6};
 use crate::frame::ethernet::MacAddr;
 use crate::ring::mailbox::{Mailbox, PortShared};
 use crate::switch::guard::{self, Claims, Guard};
 use crate::switch::{Losses, PORTS_MAX, PortId, SubnetFilter, Switch};
-use crate::uplink::Station;
 
 /// The switch's name for the port in place `index`, which is below `PORTS_MAX`.
 pub(super) fn port_id(index: usize) -> PortId {
@@ -95,18 +94,15 @@ impl Place {
         Self { receiver, met: None, stations: Vec::new() }
     }
 
-    /// What of it an uplink is to hear frames for.
-    fn stations(&self) -> impl Iterator<Item = Station> {
-        let declared = if let Receiver::Guest(half) = &self.receiver { half.declared_mac() } else { None };
-        let learned = self.stations.iter().filter(move |mac| Some(**mac) != declared);
-        let learned = learned.map(|mac| Station { mac: *mac, declared: false });
-        declared.map(|mac| Station { mac, declared: true }).into_iter().chain(learned)
+    /// The address that the user has declared for its guest.
+    fn declared(&self) -> Option<MacAddr> {
+        if let Receiver::Guest(half) = &self.receiver { half.declared_mac() } else { None }
     }
 }
 
 /// Addresses of one port that an uplink hears frames for, beside the declared one: those of a guest that has guests of
 /// its own. What others there may be hear from the LAN what is for all.
-const STATIONS_PER_PORT_MAX: usize = 16;
+const STATIONS_PER_PORT_MAX: usize = 64;
 
 /// One Ethernet segment.
 #[derive(Debug)]
@@ -158,7 +154,7 @@ impl Network {
         Arc::new(network)
     }
 
-    /// The addresses that guests have.
+    /// The addresses that guests have. After a change of those that are declared its workers have to be woken.
     pub fn claims(&self) -> &Arc<Claims> {
         &self.claims
     }
@@ -276,9 +272,15 @@ impl Network {
 
     /// Tells the uplink whose frames it is to bring.
     fn tell_uplink(&self, places: &[Option<Place>]) {
-        if let Some(half) = &self.parts.uplink {
-            half.set_stations(places.iter().flatten().flat_map(Place::stations).collect());
+        let Some(half) = &self.parts.uplink else { return };
+        let mut declared: Vec<_> = places.iter().flatten().filter_map(Place::declared).collect();
+        let learned = places.iter().flatten().flat_map(|place| &place.stations);
+        let mut heard: Vec<_> = learned.chain(&declared).copied().collect();
+        for list in [&mut heard, &mut declared] {
+            list.sort_unstable();
+            list.dedup();
         }
+        half.set_stations(Stations { heard, declared });
     }
 
     /// Whether there is an uplink.

@@ -70,6 +70,13 @@ impl Sender {
         }
     }
 
+    /// Has the guard take note of addresses that were declared for others since.
+    pub(super) fn follow_declared(&mut self) {
+        if self.guard.as_mut().is_some_and(Guard::follow_declared) {
+            self.recent = Recent::default();
+        }
+    }
+
     /// Charges it for a frame that is flooded. `false` when it would go over `max` in this second.
     pub(super) fn may_flood(&mut self, head: &[u8], cost: u32, max: u32, now_s: u32) -> bool {
         let is_broadcast = MacAddr::destination_of(head).is_some_and(MacAddr::is_broadcast);

@@ -9,6 +9,11 @@
 //! Where guests share the NIC's MAC address, each frame is copied and its addresses are changed on the way, both ways.
 //! The host's own IP addresses, which no guest may use, are asked for again while frames flow ([`HOST_AGE_S`]).
 //!
+//! What comes from a station that the user has declared a guest's is dropped, on whatever device: it has a loop in the
+//! LAN for its cause, or somebody there who would like the guest's frames. An address that was only learned from a
+//! guest proves nothing: a guest could send from that of the LAN's router, and cut all others from it. Such a frame
+//! passes, and the switch lets the address move.
+//!
 //! A device that goes away takes nothing else with it: the network's guests go on among themselves, what they send to
 //! it is dropped and counted, and the supervisor, who hears of it, puts another uplink in the place of the old one when
 //! the device is back ([`UplinkHalf::connect`]).
@@ -28,7 +33,7 @@ use crate::ring::{Burst, Bytes, PrivateBurst, VNET_HEADER_READ};
 use crate::switch::PortId;
 use crate::switch::mac_nat::{Destination, MacNat};
 use crate::sys::poller::{Poller, Trigger};
-use crate::uplink::{FrameBuffer, Gone, Received, Sent, Station, Uplink};
+use crate::uplink::{FrameBuffer, Gone, Received, Sent, Uplink};
 
 use super::forward::Forwarder;
 use super::network::Network;
@@ -51,13 +56,21 @@ pub struct UplinkHalf {
     gone: EventFd,
 }
 
+/// The addresses of guests; each list is in order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Stations {
+    /// Those that the device is to bring frames for.
+    pub(super) heard: Vec<MacAddr>,
+    /// Those of them that the user has declared.
+    pub(super) declared: Vec<MacAddr>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     device: Option<Box<dyn Uplink>>,
     /// What the reading worker watches it with, once it does.
     watched_by: Option<Poller>,
-    /// Those of guests.
-    stations: Vec<Station>,
+    stations: Stations,
     /// Has guests share the NIC's address.
     nat: Option<MacNat>,
     /// When it was last told the host's IP addresses, in seconds.
@@ -135,7 +148,7 @@ impl UplinkHalf {
     /// Puts a device in place. The worker that reads it has to be woken.
     pub fn connect(&self, mut device: Box<dyn Uplink>) {
         let mut state = self.lock();
-        set_stations(device.as_mut(), &state.stations);
+        set_stations(device.as_mut(), &state.stations.heard);
         if let (Some(nat), Some(own)) = (&mut state.nat, device.host_mac()) {
             // It may be another NIC, or have got another address.
             nat.set_own(own);
@@ -149,14 +162,14 @@ impl UplinkHalf {
         self.lose(&mut state, why);
     }
 
-    /// Tells the device whose frames it is to bring.
-    pub(super) fn set_stations(&self, stations: Vec<Station>) {
+    /// Takes note of whose frames the device is to bring.
+    pub(super) fn set_stations(&self, stations: Stations) {
         let mut state = self.lock();
         if state.stations == stations {
             return;
         }
         if let Some(device) = &mut state.device {
-            set_stations(device.as_mut(), &stations);
+            set_stations(device.as_mut(), &stations.heard);
         }
         state.stations = stations;
     }
@@ -241,7 +254,7 @@ impl UplinkHalf {
     }
 }
 
-fn set_stations(device: &mut dyn Uplink, stations: &[Station]) {
+fn set_stations(device: &mut dyn Uplink, stations: &[MacAddr]) {
     if let Err(error) = device.set_stations(stations) {
         tracing::warn!("{} cannot be told the addresses of guests: {error}", device.name());
     }
@@ -323,7 +336,7 @@ impl Reader {
         state.follow_host(now_s);
         let mut bytes = 0;
         while self.headers.len() < READ_FRAMES_MAX && bytes < READ_BYTES_MAX {
-            let State { device: Some(device), nat, .. } = &mut *state else { return };
+            let State { device: Some(device), stations, nat, .. } = &mut *state else { return };
             let place = self.headers.len();
             if place == self.buffers.len() {
                 self.buffers.push(FrameBuffer::default());
@@ -332,10 +345,10 @@ impl Reader {
                 Received::Frame(header) => {
                     self.sender.sends = device.sends();
                     bytes += self.buffers[place].frame().len().max(FRAME_COST_MIN);
-                    match nat.as_mut().map(|nat| nat.incoming(self.buffers[place].frame_mut(), now_s)) {
-                        None | Some(Ok(Destination::Guest(_) | Destination::Group)) => {}
-                        Some(Ok(Destination::NotOurs)) => continue,
-                        Some(Err(counter)) => {
+                    match admit(self.buffers[place].frame_mut(), stations, nat.as_mut(), now_s) {
+                        Ok(true) => {}
+                        Ok(false) => continue,
+                        Err(counter) => {
                             counters.count(Counter::TxFrames);
                             counters.count(counter);
                             continue;
@@ -361,6 +374,16 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether a frame from beyond is for one of ours, whose own address it then has.
+#[inline]
+fn admit(frame: &mut [u8], stations: &Stations, nat: Option<&mut MacNat>, now_s: u32) -> Result<bool, Counter> {
+    if MacAddr::source_of(frame).is_some_and(|source| stations.declared.binary_search(&source).is_ok()) {
+        return Err(Counter::DropTxReflected);
+    }
+    let Some(nat) = nat else { return Ok(true) };
+    Ok(nat.incoming(frame, now_s)? != Destination::NotOurs)
 }
 
 /// What a frame counts for in [`READ_BYTES_MAX`] at least, so that a device with nothing for us ends the turn too.

@@ -1,6 +1,7 @@
 //! DHCPv4, exchange by exchange.
 
 use super::*;
+use crate::service::leases::{LEASES_PER_PORT_MAX, State};
 use MessageType::{Ack, Decline, Discover, Inform, Nak, Offer, Release, Request};
 
 fn refused(services: &mut Services, port: u16, client: &Client) -> Counter {
@@ -209,8 +210,8 @@ fn a_declined_address_rests() {
     let reboot = Client::new(8, Request).requested(address);
     assert_eq!(ask(&mut services, 2, &reboot).unwrap().kind(), Nak);
     // It is a lease's worth of the port's share until then.
-    assert_eq!(services.leases().unwrap().live_beside(PortId(1), None, NOW), 2);
-    assert_eq!(services.leases().unwrap().live_beside(PortId(1), None, NOW + DECLINE_SECONDS), 1);
+    assert_eq!(services.leases().unwrap().live_beside(PortId(1), mac(1), None, NOW), 2);
+    assert_eq!(services.leases().unwrap().live_beside(PortId(1), mac(1), None, NOW + DECLINE_SECONDS), 1);
 }
 
 #[test]
@@ -260,6 +261,42 @@ fn a_lease_that_is_left_is_its_holders_and_not_who_knows_its_identifier() {
     services.port_ended(PortId(5));
     assert_eq!(ask_at(&mut services, 3, &discover(3), NOW + LEASE).unwrap().address(), left);
     assert!(!is_for(&services, 1));
+}
+
+#[test]
+fn a_guest_that_comes_back_under_other_names_gets_no_more_than_its_share() {
+    let mut services = services();
+    let discover = |id: u8| Client::new(7, Discover).with(61, &[255, id]).with(80, &[]);
+    for id in 1..=LEASES_PER_PORT_MAX as u8 {
+        assert!(ask(&mut services, u16::from(id), &discover(id)).is_some());
+        services.port_ended(PortId(u16::from(id)));
+    }
+    assert_eq!(refused(&mut services, 50, &discover(100)), Counter::DropTxLeaseShare);
+    assert!(ask(&mut services, 50, &discover(1)).is_some(), "what waits for it is its own");
+    assert!(lease(&mut services, 51, 8).is_some(), "and others' share is theirs");
+    assert_eq!(services.leases().unwrap().inconsistency(), None);
+}
+
+#[test]
+fn what_a_guest_declines_that_waited_for_it_counts_for_its_share() {
+    let mut services = services();
+    let address = lease(&mut services, 1, 7).unwrap();
+    services.port_ended(PortId(1));
+    assert!(send(&mut services, 2, &Client::new(7, Decline).requested(address).frame()).1.is_none());
+    let binding = services.leases().unwrap().get(address).unwrap();
+    assert_eq!((binding.port, binding.state), (Some(PortId(2)), State::Declined));
+}
+
+#[test]
+fn an_identifier_that_has_a_reservation_takes_no_live_lease_from_another_machine() {
+    let id = [255, 1, 2];
+    let reservation = Reservation { client: ClientId::Identifier(id.to_vec()), address: ip(88), name: None };
+    let mut services = Services::new(settings(V4 { reservations: vec![reservation], ..v4() }), Leases::default());
+    let discover = |n: u16| Client::new(n, Discover).with(61, &id).with(80, &[]);
+    assert_eq!(ask(&mut services, 1, &discover(7)).unwrap().address(), ip(88));
+    services.port_ended(PortId(1));
+    assert_ne!(ask(&mut services, 2, &discover(8)).unwrap().address(), ip(88));
+    assert_eq!(ask(&mut services, 3, &discover(7)).unwrap().address(), ip(88));
 }
 
 #[test]

@@ -245,6 +245,32 @@ fn an_address_that_is_made_of_a_mac_address_is_for_who_has_that() {
 }
 
 #[test]
+fn the_address_that_a_port_uses_least_is_the_first_that_it_gives_up() {
+    let claims = Arc::default();
+    let (mut one, mut two) = (guard_with(ALL, &claims), guard_with(ALL, &claims));
+    let of = |n: usize| format!("fd00::{n:x}");
+    assert_eq!(seeks(&mut one, 1, &of(0xff)), Ok(()));
+    assert!((1..CLAIMS_PER_PORT_MAX).all(|n| sends6(&mut one, 1, &of(n)) == Ok(())));
+    // A temporary address in the place of one that was only asked for, and the next of one that rests.
+    assert!([0x101, 1, 0x102].iter().all(|n| sends6(&mut one, 1, &of(*n)) == Ok(())));
+    let is_free = [0xff, 1, 2, 3].map(|n| sends6(&mut two, 2, &of(n)).is_ok());
+    assert_eq!(is_free, [true, false, true, false]);
+}
+
+#[test]
+fn an_address_that_is_declared_for_another_is_lost_to_who_used_it_first() {
+    let claims: Arc<Claims> = Arc::default();
+    let send = |guard: &mut Guard, n| check(guard, &frame(mac(9), mac(n), 0x88b5, &[0; 46]));
+    let (mut first, mut other) = (guard_with(ALL, &claims), guard_with(ALL, &claims));
+    assert_eq!((send(&mut first, 3), send(&mut other, 4)), (Ok(()), Ok(())));
+    claims.set_declared([mac(3)]);
+    let mut declared = guard_with(Settings { mac: Some(mac(3)), ..ALL }, &claims);
+    assert_eq!([&mut first, &mut other, &mut declared].map(Guard::follow_declared), [true, false, false]);
+    assert_eq!(send(&mut first, 3), Err(DropTxSpoofedMac));
+    assert_eq!((send(&mut declared, 3), send(&mut other, 4), send(&mut first, 5)), (Ok(()), Ok(()), Ok(())));
+}
+
+#[test]
 fn a_mac_address_is_one_ports_and_declared_ones_are_kept() {
     let claims: Arc<Claims> = Arc::default();
     claims.set_declared([mac(3)]);

@@ -106,11 +106,8 @@ impl Segment {
         self.network.switch().forward(PortId(index as u16), &frame(to, [2, 9, 9, 9, 9, index as u8], 0x0800, &[0; 20]))
     }
 
-    fn hears(&self) -> Vec<([u8; 6], bool)> {
-        let mut stations: Vec<_> =
-            self.half.lock().stations.iter().map(|station| (station.mac.0, station.declared)).collect();
-        stations.sort_unstable();
-        stations
+    fn hears(&self) -> Vec<[u8; 6]> {
+        self.half.lock().stations.heard.iter().map(|mac| mac.0).collect()
     }
 
     fn counted(&self, counter: Counter) -> u64 {
@@ -129,20 +126,20 @@ fn the_uplink_hears_frames_for_all_stations_of_a_port_up_to_a_bound() {
     let _other = segment.connect(HOST);
     let first = segment.add(None);
     let second = segment.add(Some(guest(200)));
-    assert_eq!(segment.hears(), [(guest(200), true)], "what is declared is heard at once");
+    assert_eq!(segment.hears(), [guest(200)], "what is declared is heard at once");
     segment.send(first, &frame(ALL, guest(1), 0x0800, &[0; 20]));
     segment.send(first, &frame(ALL, guest(2), 0x0800, &[0; 20]));
     segment.send(second, &frame(ALL, guest(200), 0x0800, &[0; 20]));
-    assert_eq!(segment.hears(), [(guest(1), false), (guest(2), false), (guest(200), true)]);
+    assert_eq!(segment.hears(), [guest(1), guest(2), guest(200)]);
     segment.now_s = 2;
     for n in 0..100 {
         segment.send(first, &frame(ALL, guest(n), 0x0800, &[0; 20]));
     }
     segment.now_s = 3;
     segment.send(first, &frame(ALL, guest(101), 0x0800, &[0; 20]));
-    assert_eq!(segment.hears().len(), 16 + 1, "the last ones of the first port");
+    assert_eq!(segment.hears().len(), 64 + 1, "the last ones of the first port");
     segment.network.remove_port(segment.guests[first].0);
-    assert_eq!(segment.hears(), [(guest(200), true)]);
+    assert_eq!(segment.hears(), [guest(200)]);
 }
 
 #[test]
@@ -154,10 +151,27 @@ fn an_address_that_a_guest_took_from_the_lan_goes_back_with_the_stations_next_fr
     let to_uplink = segment.way(victim, ROUTER);
     segment.send(thief, &frame(ALL, ROUTER, 0x0800, &[0; 20]));
     assert_ne!(segment.way(victim, ROUTER), to_uplink);
-    assert!(segment.hears().contains(&(ROUTER, false)));
+    assert!(segment.hears().contains(&ROUTER));
     segment.receive(&other, &frame(ALL, ROUTER, 0x0800, &[0; 20]));
     assert_eq!(segment.way(victim, ROUTER), to_uplink);
-    assert!(!segment.hears().contains(&(ROUTER, false)));
+    assert!(!segment.hears().contains(&ROUTER));
+}
+
+#[test]
+fn nobody_beyond_has_a_declared_address_while_its_guest_is_there() {
+    let mut segment = Segment::new(None);
+    let other = segment.connect(HOST);
+    let (holder, friend) = (segment.add(Some(guest(1))), segment.add(None));
+    segment.send(holder, &frame(ALL, guest(1), 0x0800, &[0; 20]));
+    let to_holder = segment.way(friend, guest(1));
+    let spoof = [&[0; 12], frame(ALL, guest(1), 0x0800, &[0; 20]).as_slice()].concat();
+    other.send(&spoof).unwrap();
+    assert_eq!(segment.reader.turn(&mut segment.forwarder, u64::from(segment.now_s) * 1_000_000_000), 0);
+    assert_eq!((segment.counted(Counter::TxFrames), segment.counted(Counter::DropTxReflected)), (1, 1));
+    assert_eq!(segment.way(friend, guest(1)), to_holder);
+    segment.network.remove_port(segment.guests[holder].0);
+    segment.receive(&other, &frame(ALL, guest(1), 0x0800, &[0; 20]));
+    assert_eq!(segment.way(friend, guest(1)), Verdict::Forward(PortId(segment.reader.index as u16)), "it has moved");
 }
 
 #[test]
