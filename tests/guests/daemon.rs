@@ -137,6 +137,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the end of guestwire's log:\n{}", self.log.tail(60));
+            let stats = std::fs::read_to_string(self.folder.path().join("stats")).unwrap_or_default();
+            // Counters that are zero say nothing.
+            let last =
+                stats.lines().last().unwrap_or_default().split([',', '{', '}']).filter(|part| !part.ends_with(":0"));
+            eprintln!("--- its last statistics: {}", last.collect::<Vec<_>>().join(" "));
         }
         self.end();
     }
