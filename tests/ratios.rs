@@ -4,7 +4,7 @@
 #[path = "../benches/compare/ratios.rs"]
 mod ratios;
 
-use ratios::{in_order, percentile, read};
+use ratios::{Cores, in_order, pairs_done, percentile, read, read_by_cores};
 
 const HEAD: &str = "load,case,peer,pair,side,metric,unit,value\n";
 
@@ -47,4 +47,46 @@ fn a_peer_of_zero_and_a_broken_line() {
     assert_eq!(read(&zero).unwrap().first_key_value().unwrap().1.ratios, [] as [f64; 0]);
     assert!(read(&format!("{HEAD}idle,ports-2\n")).unwrap_err().starts_with("line 2"));
     assert!(read(&format!("{HEAD}a,b,c,0,d,e,f,fast\n")).is_err());
+}
+
+#[test]
+fn a_reading_that_is_there_already_is_an_error_and_a_later_run_counts_on() {
+    let once = format!("{HEAD}a,b,c,0,guestwire,rate,Mpps,1\na,b,c,2,c,rate,Mpps,1\nx,b,c,0,c,rate,Mpps,1\n");
+    assert!(read(&once).is_ok());
+    assert!(read(&format!("{once}a,b,c,0,guestwire,rate,Mpps,2\n")).unwrap_err().contains("a second time"));
+    let done = pairs_done(&once);
+    let of = |load: &str| done.get(&[load, "b", "c"].map(str::to_owned)).copied();
+    assert_eq!((of("a"), of("x"), of("y")), (Some(3), Some(1), None), "one that was interrupted is passed over");
+}
+
+#[test]
+fn where_less_is_nothing_there_is_no_ratio() {
+    let csv = format!("{HEAD}a,b,c,0,guestwire,retransmits,segments,900\na,b,c,0,c,retransmits,segments,1\n");
+    assert_eq!(read(&csv).unwrap().first_key_value().unwrap().1.ratios, [] as [f64; 0]);
+}
+
+#[test]
+fn pairs_are_told_apart_by_how_far_the_cores_were() {
+    let pair = |pair: usize, ways: [u32; 2], rate: u32| {
+        let side = |side: &str, way: u32, rate: u32| {
+            format!(
+                "p,64,ovs,{pair},{side},rate,Mpps,{rate}\np,64,ovs,{pair},{side},bounce-before,ns,60\n\
+                 p,64,ovs,{pair},{side},bounce-after,ns,{way}\n"
+            )
+            .replace(",60\n", &format!(",{}\n", if way > 300 && ways[0] == ways[1] { way } else { 60 }))
+        };
+        side("guestwire", ways[0], rate) + &side("ovs", ways[1], 1)
+    };
+    let all = [pair(0, [70, 80], 2), pair(1, [330, 330], 3), pair(2, [330, 70], 4), pair(3, [61, 119], 5)].concat();
+    let by_cores = read_by_cores(&format!("{HEAD}{all}")).unwrap();
+    let ratios = |cores| {
+        let rows = by_cores.get(&cores).unwrap();
+        rows.iter().find(|(row, _)| row.metric == "rate").unwrap().1.ratios.clone()
+    };
+    assert_eq!(ratios(Cores::Near), [2.0, 5.0]);
+    assert_eq!(ratios(Cores::Far), [3.0]);
+    assert_eq!(ratios(Cores::Mixed), [4.0]);
+    let alike = format!("{HEAD}{}", pair(0, [70, 80], 2) + &pair(1, [90, 70], 2));
+    assert!(read_by_cores(&alike).unwrap().is_empty(), "nothing to tell apart");
+    assert!(read_by_cores(&format!("{HEAD}p,64,ovs,0,ovs,rate,Mpps,1\n")).unwrap().is_empty(), "not known");
 }

@@ -16,9 +16,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::guests::Figure;
-use crate::machine::Watch;
 use crate::port::{Change, LIKE_LINUX, Memory, POLLING, Port};
-use crate::recorder::{Reading, Recorder};
+use crate::process::cpu_seconds;
+use crate::recorder::{At, Recorder};
 use crate::switches::pin;
 use crate::vm::daemon::Daemon;
 
@@ -91,10 +91,13 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     for &(case, baseline, peer) in GROWTH {
         for pair in 0..options.pairs {
             for (side, case_of_side) in [("guestwire", case), (peer, baseline)] {
-                let watch = Watch::begin();
-                let mut figures = on_core(0, || Bed::new(1, recorder, Some(1)).growth(case_of_side, options.seconds));
-                figures.extend(watch.end());
-                record("growth", &case.name(), (peer, pair, side), figures, recorder);
+                let at = At { load: "growth", case: &case.name(), peer, pair, side };
+                recorder.measure(at, |recorder| {
+                    // A port has many addresses where the table is to be full.
+                    let is_crowded = matches!(case, Case::Addresses(_) | Case::Spread(_));
+                    let security = if is_crowded { "off" } else { "on" };
+                    on_core(0, || Bed::new(1, security, recorder, Some(1)).growth(case_of_side, options.seconds))
+                });
             }
         }
     }
@@ -108,11 +111,10 @@ pub(crate) fn run_workers(options: &Options, recorder: &mut Recorder) {
         let case = format!("{pairs_of_ports}-pairs-{frame}");
         for pair in 0..options.pairs {
             for (side, workers) in [("guestwire", 2), ("one-worker", 1)] {
-                let watch = Watch::begin();
-                let mut bed = Bed::new(workers, recorder, None);
-                let mut figures = bed.busy_pairs(pairs_of_ports, frame, options.seconds);
-                figures.extend(watch.end());
-                record("workers", &case, ("one-worker", pair, side), figures, recorder);
+                let at = At { load: "workers", case: &case, peer: "one-worker", pair, side };
+                recorder.measure(at, |recorder| {
+                    Bed::new(workers, "on", recorder, None).busy_pairs(pairs_of_ports, frame, options.seconds)
+                });
             }
         }
     }
@@ -123,24 +125,12 @@ pub(crate) fn run_receivers(options: &Options, recorder: &mut Recorder) {
     for (name, refill) in [("slow", Some(Duration::from_millis(1))), ("stuck", None)] {
         for pair in 0..options.pairs {
             for (side, other) in [("guestwire", refill), ("both-quick", Some(Duration::ZERO))] {
-                let watch = Watch::begin();
-                let mut figures = on_core(0, || Bed::new(1, recorder, Some(1)).two_receivers(other, options.seconds));
-                figures.extend(watch.end());
-                record("receivers", name, ("both-quick", pair, side), figures, recorder);
+                let at = At { load: "receivers", case: name, peer: "both-quick", pair, side };
+                recorder.measure(at, |recorder| {
+                    on_core(0, || Bed::new(1, "on", recorder, Some(1)).two_receivers(other, options.seconds))
+                });
             }
         }
-    }
-}
-
-fn record(
-    load: &str,
-    case: &str,
-    (peer, pair, side): (&str, usize, &str),
-    figures: Vec<Figure>,
-    recorder: &mut Recorder,
-) {
-    for (metric, unit, value) in figures {
-        recorder.record(&Reading { load, case, peer, pair, side, metric, unit, value });
     }
 }
 
@@ -176,11 +166,10 @@ struct Bed {
 }
 
 impl Bed {
-    fn new(workers: usize, recorder: &mut Recorder, core: Option<usize>) -> Self {
+    fn new(workers: usize, security: &str, recorder: &mut Recorder, core: Option<usize>) -> Self {
         let folder = TempDir::with_prefix("guestwire-compare-").unwrap();
         let (statistics, workers) = (folder.path().join("statistics"), workers.to_string());
-        // A port has many addresses where the table is to be full.
-        let mut options = vec!["--port-security", "off", "--workers", &workers, "--stats-interval", "0.05"];
+        let mut options = vec!["--port-security", security, "--workers", &workers, "--stats-interval", "0.05"];
         options.extend(["--stats", statistics.to_str().unwrap()]);
         recorder.command("guestwire", &format!("guestwire internal --socket-path net.sock {}", options.join(" ")));
         let daemon = Daemon::with(&options);
@@ -253,27 +242,31 @@ impl Bed {
         }
     }
 
-    /// Frames a second, in millions, that arrive at the ports `counted`, and the device's busy time for each of all
-    /// that it takes. What port `flooder` sends to all is not among those that arrive.
+    /// Frames a second, in millions, that arrive at the ports `counted`, but for what port `flooder` sends to all; the
+    /// device's busy time for each of all that it takes; and what its threads and the driver, which is our own thread,
+    /// have of the cores.
     fn measure(
         &mut self,
         counted: &[usize],
         flooder: Option<usize>,
         seconds: u32,
         turn: &mut impl FnMut(&mut Vec<Port>),
-    ) -> [Figure; 2] {
+    ) -> Vec<Figure> {
         self.pass(WARM_UP, turn);
         let flooded = |bed: &Self| flooder.map_or(0.0, |number| bed.flooded(number));
         let (worked, others) = (self.worked(), flooded(self));
         self.ports.iter_mut().for_each(Port::forget);
-        let begin = Instant::now();
+        let (begin, before) = (Instant::now(), [self.daemon.pid(), std::process::id()].map(cpu_seconds));
         self.pass(Duration::from_secs(seconds.into()), turn);
         let received: u64 = counted.iter().map(|&number| self.ports[number].received).sum();
-        let elapsed = begin.elapsed().as_secs_f64();
+        let (elapsed, after) =
+            (begin.elapsed().as_secs_f64(), [self.daemon.pid(), std::process::id()].map(cpu_seconds));
+        let [core, driver] = [0, 1].map(|n| (after[n] - before[n]) / elapsed);
         let now = self.worked();
         let busy = (now.0 - worked.0) / (now.1 - worked.1);
         let own = received as f64 - (flooded(self) - others) * counted.len() as f64;
-        [("rate", "Mpps", own / elapsed / 1e6), ("busy", "ns", busy)]
+        let rate = ("rate", "Mpps", own / elapsed / 1e6);
+        vec![rate, ("busy", "ns", busy), ("core", "cores", core), ("driver", "cores", driver)]
     }
 
     fn growth(&mut self, case: Case, seconds: u32) -> Vec<Figure> {
@@ -323,9 +316,15 @@ impl Bed {
                 ports[number].receive(u16::MAX);
             }
         };
-        let counted = if spread > 0 { &receivers } else { &busy };
+        // Of many busy pairs, what the first has is what it is beside the others.
+        let counted = if spread > 0 { &receivers } else { &vec![0, 1] };
         let flooder = (case == Case::Flooder).then(|| self.ports.len() - 1);
-        let mut figures = self.measure(counted, flooder, seconds, &mut turn).to_vec();
+        let mut figures = self.measure(counted, flooder, seconds, &mut turn);
+        let received = |ports: &[usize]| ports.iter().map(|&number| self.ports[number].received as f64).sum::<f64>();
+        if busy.len() > 1 {
+            let (_, _, of_counted) = figures[0];
+            figures.push(("rate-of-all", "Mpps", of_counted * received(&busy) / received(counted)));
+        }
         if spread == 0 {
             let others: Vec<usize> = senders.into_iter().filter(|&number| number > 1).collect();
             figures.extend(self.round_trips(&others));
@@ -388,7 +387,6 @@ impl Bed {
             }
             std::thread::sleep(pause);
         })
-        .to_vec()
     }
 
     /// `refill` is how often the second receiver takes what it has; never, if it is stuck.
@@ -406,6 +404,5 @@ impl Bed {
                 ports[2].receive(u16::MAX);
             }
         })
-        .to_vec()
     }
 }

@@ -9,14 +9,14 @@
 //! What the guests' drivers and the switch agree to offload is what they agree to by default.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::extras::initrd_with_round_trips;
-use crate::machine::Watch;
-use crate::recorder::{Reading, Recorder};
+use crate::process::{busy_seconds, cpu_seconds};
+use crate::recorder::{At, Recorder};
 use crate::switches::{Side, Switch};
 use crate::vm::guest::{COMMAND_WITHIN, Guest, Plan, Vmm};
 use crate::vm::lab::Lab;
@@ -46,8 +46,6 @@ enum Case {
 
 const ALL: &[Case] =
     &[Case::Tcp(1), Case::Tcp(4), Case::Tcp(8), Case::Udp(None), Case::Udp(Some(64)), Case::RoundTrips];
-/// An emulated CPU is the limit of all else.
-const FEW: &[Case] = &[Case::Tcp(1), Case::RoundTrips];
 
 impl Case {
     fn name(self, apart: bool) -> String {
@@ -63,18 +61,17 @@ impl Case {
 
 /// User Mode Linux: Linux's own driver at nearly a machine's speed.
 pub(crate) fn run_uml(options: &Options, recorder: &mut Recorder) {
-    Load::new("guests", Vmm::UmlNew, "UML_NEW_INITRD", ALL, options, recorder).run(recorder);
+    Load::new("guests", Vmm::UmlNew, "UML_NEW_INITRD", options, recorder).run(recorder);
 }
 
 /// QEMU on emulated CPUs.
 pub(crate) fn run_qemu(options: &Options, recorder: &mut Recorder) {
-    Load::new("qemu", Vmm::QemuNew, "INITRD", FEW, options, recorder).run(recorder);
+    Load::new("qemu", Vmm::QemuNew, "INITRD", options, recorder).run(recorder);
 }
 
 struct Load<'a> {
     name: &'static str,
     vmm: Vmm,
-    cases: &'static [Case],
     options: &'a Options,
     lab: Lab,
     initrd: PathBuf,
@@ -85,17 +82,10 @@ struct Load<'a> {
 pub(crate) type Figure = (&'static str, &'static str, f64);
 
 impl<'a> Load<'a> {
-    fn new(
-        name: &'static str,
-        vmm: Vmm,
-        initrd: &str,
-        cases: &'static [Case],
-        options: &'a Options,
-        recorder: &mut Recorder,
-    ) -> Self {
+    fn new(name: &'static str, vmm: Vmm, initrd: &str, options: &'a Options, recorder: &mut Recorder) -> Self {
         let (lab, folder) = (Lab::prepared_for("bench"), TempDir::with_prefix("guestwire-compare-").unwrap());
         let initrd = initrd_with_round_trips(Path::new(lab.get(initrd)), folder.path(), recorder);
-        Self { name, vmm, cases, options, lab, initrd, _folder: folder }
+        Self { name, vmm, options, lab, initrd, _folder: folder }
     }
 
     fn run(&self, recorder: &mut Recorder) {
@@ -111,7 +101,7 @@ impl<'a> Load<'a> {
 
     /// One side of a pair: a switch and two guests, for all cases.
     fn side(&self, peer: &str, pair: usize, side: Side, recorder: &mut Recorder) {
-        let switch = Switch::start(side, &self.lab, recorder);
+        let switch = Switch::start(side, self.vmm, &self.lab, recorder);
         let start = |number: u8| {
             let core = if self.options.apart { "0".to_owned() } else { (number - 1).to_string() };
             let plan = Plan::new(self.vmm, number).initrd(&self.initrd).under(&["taskset", "-c", &core]);
@@ -126,14 +116,19 @@ impl<'a> Load<'a> {
         }
         prepare(&mut a, &mut b);
         let wanted = |case: &Case| self.options.cases.as_ref().is_none_or(|cases| cases.contains(&case.name(false)));
-        for &case in self.cases.iter().filter(|case| wanted(case)) {
+        for &case in ALL.iter().filter(|case| wanted(case)) {
             let name = case.name(self.options.apart);
-            let watch = Watch::begin();
-            let figures = measure(case, &mut a, &mut b, self.options.seconds, recorder);
-            for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
-                let side = side.name();
-                recorder.record(&Reading { load: self.name, case: &name, peer, pair, side, metric, unit, value });
-            }
+            let at = At { load: self.name, case: &name, peer, pair, side: side.name() };
+            recorder.measure(at, |recorder| {
+                let (begin, all, own) = (Instant::now(), busy_seconds(), switch.pid().map(cpu_seconds));
+                let mut figures = measure(case, &mut a, &mut b, self.options.seconds, recorder);
+                let elapsed = begin.elapsed().as_secs_f64();
+                // What all had of the two cores, and the switch of it, if that is a process.
+                figures.push(("cpu", "cores", (busy_seconds() - all) / elapsed));
+                let own = own.zip(switch.pid()).map(|(own, pid)| (cpu_seconds(pid) - own) / elapsed);
+                figures.extend(own.map(|own| ("switch-cpu", "cores", own)));
+                figures
+            });
         }
     }
 }

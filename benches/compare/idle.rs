@@ -1,6 +1,7 @@
 //! The load "idle": ports that are attached and say nothing, and what they cost in CPU time, wakes and memory.
 //!
-//! Nothing is pinned but Open vSwitch's polling thread, to core 1; there is no other load.
+//! Nothing is pinned but Open vSwitch's polling thread, to core 1; there is no other load. The kernel's bridge is no
+//! peer here: it is no process whose processor time, wakes and memory could be read.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::ovs::Ovs;
 use crate::port::{LIKE_LINUX, Port};
-use crate::recorder::{Reading, Recorder};
+use crate::process::{cpu_seconds, of_each_thread};
+use crate::recorder::{At, Recorder};
 use crate::vm::daemon::Daemon;
 use crate::vm::lab::Lab;
 
@@ -57,26 +59,16 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     for &ports in &options.ports {
         for pair in 0..options.pairs {
             for side in ["guestwire", "ovs"] {
-                let running = if side == "ovs" {
-                    Running::Ovs(Box::new(Ovs::start(&lab, false, recorder)))
-                } else {
-                    recorder.command("guestwire", "guestwire internal --socket-path net.sock");
-                    Running::Guestwire(Daemon::with(&[]))
-                };
-                let seconds = Duration::from_secs(options.seconds.into());
-                for (metric, unit, value) in watch(running, ports, seconds) {
-                    let case = format!("ports-{ports}");
-                    recorder.record(&Reading {
-                        load: "idle",
-                        case: &case,
-                        peer: "ovs",
-                        pair,
-                        side,
-                        metric,
-                        unit,
-                        value,
-                    });
-                }
+                let at = At { load: "idle", case: &format!("ports-{ports}"), peer: "ovs", pair, side };
+                recorder.measure(at, |recorder| {
+                    let running = if side == "ovs" {
+                        Running::Ovs(Box::new(Ovs::start(&lab, false, recorder)))
+                    } else {
+                        recorder.command("guestwire", "guestwire internal --socket-path net.sock");
+                        Running::Guestwire(Daemon::with(&[]))
+                    };
+                    watch(running, ports, Duration::from_secs(options.seconds.into()))
+                });
             }
         }
     }
@@ -108,23 +100,9 @@ fn anonymous_kib(pid: u32) -> f64 {
     field(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "RssAnon:")
 }
 
-/// What all threads have run so far.
-fn cpu_seconds(pid: u32) -> f64 {
-    let times = of_each_thread(pid, "schedstat");
-    let nanoseconds = times.iter().map(|text| text.split(' ').next().unwrap().parse::<f64>().unwrap());
-    nanoseconds.sum::<f64>() / 1e9
-}
-
 /// How often a thread of its has gone to sleep, which is how often it was woken.
 fn voluntary_switches(pid: u32) -> f64 {
     of_each_thread(pid, "status").iter().map(|text| field(text, "voluntary_ctxt_switches:")).sum()
-}
-
-fn of_each_thread(pid: u32, file: &str) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap_or_else(|error| panic!("process {pid}: {error}"));
-    let paths = tasks.map(|task| task.unwrap().path().join(file)).collect::<Vec<PathBuf>>();
-    // A thread may end between being named and being read.
-    paths.iter().filter_map(|path| fs::read_to_string(path).ok()).collect()
 }
 
 fn field(text: &str, name: &str) -> f64 {

@@ -10,9 +10,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::guests::{Figure, json};
-use crate::machine::Watch;
 use crate::process::{Process, busy_seconds, within};
-use crate::recorder::{Reading, Recorder};
+use crate::recorder::{At, Recorder};
 use crate::vm::daemon::Daemon;
 use crate::vm::guest::{COMMAND_WITHIN, Guest, Plan, Vmm, Wire};
 use crate::vm::lab::Lab;
@@ -54,11 +53,8 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
                 let lan = Lan::new(&lab, recorder);
                 let (_switch, mut guest) = lan.attach(*vmm, side, &lab, recorder);
                 for &&(case, direction) in &cases {
-                    let watch = Watch::begin();
-                    let figures = measure(&mut guest, direction, options.seconds);
-                    for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
-                        recorder.record(&Reading { load: "lan", case, peer: PEER, pair, side, metric, unit, value });
-                    }
+                    let at = At { load: "lan", case, peer: PEER, pair, side };
+                    recorder.measure(at, |_| measure(&mut guest, direction, options.seconds));
                 }
             }
         }

@@ -60,6 +60,7 @@ impl<'a> Machine<'a> {
             format!("begin: {}", run(&["date", "-u", "+%Y-%m-%d %H:%M:%S UTC"], &[]).trim()),
             format!("processor: {}", field("/proc/cpuinfo", "model name")),
             format!("processors: {}", std::thread::available_parallelism().unwrap()),
+            topology(),
             format!("memory: {}", field("/proc/meminfo", "MemTotal")),
             format!("kernel: {}", run(&["uname", "-sr"], &[]).trim()),
             format!("compiler: {}", run(&["rustc", "--version"], &[]).trim()),
@@ -81,6 +82,21 @@ impl Drop for Machine<'_> {
         let share = self.begin.stolen_since();
         self.write(&[bounce_line(), format!("taken away by the host meanwhile: {share:.2} %\nend\n")]);
     }
+}
+
+/// What the processors share, as far as the machine says.
+fn topology() -> String {
+    let of = |file: &str| read_to_string(format!("/sys/{file}")).map_or("?".to_owned(), |text| text.trim().to_owned());
+    let cpu = |file: &str| of(&format!("devices/system/cpu/cpu0/{file}"));
+    let caches =
+        (0..4).map(|n| format!("{} {}", cpu(&format!("cache/index{n}/level")), cpu(&format!("cache/index{n}/size"))));
+    let caches = caches.collect::<Vec<_>>().join(", ");
+    let (siblings, shared) = (cpu("topology/thread_siblings_list"), cpu("cache/index3/shared_cpu_list"));
+    let huge = of("kernel/mm/transparent_hugepage/enabled");
+    format!(
+        "caches of processor 0, by level: {caches}; the last one is that of {shared}; threads of its core: {siblings}; \
+         transparent huge pages: {huge}"
+    )
 }
 
 /// The packages that the peers and the guests are of, as the lab has unpacked them.

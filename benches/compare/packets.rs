@@ -9,13 +9,12 @@ use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::{SysconfVar, sysconf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::machine::Watch;
 use crate::ovs::Ovs;
-use crate::recorder::{Reading, Recorder};
+use crate::process::cpu_seconds;
+use crate::recorder::{At, Recorder};
 use crate::switches::pin;
 use crate::testpmd::Testpmd;
 use crate::vm::daemon::Daemon;
@@ -121,14 +120,6 @@ fn worker(statistics: &Path) -> (f64, f64) {
     (of("busy_ns"), of("packets"))
 }
 
-/// Seconds of processor time that a process has used.
-fn used(pid: u32) -> f64 {
-    let stat = read_to_string(format!("/proc/{pid}/stat")).expect("the switch runs");
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().unwrap()).sum();
-    ticks / sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as f64
-}
-
 /// Each size beside each peer.
 pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     let lab = Lab::prepared_for("bench");
@@ -137,13 +128,8 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
             for pair in 0..options.pairs {
                 for side in ["guestwire", peer] {
                     eprintln!("packets {size} B, {peer}: pair {} of {}, {side}", pair + 1, options.pairs);
-                    let case = size.to_string();
-                    let watch = Watch::begin();
-                    let figures = measure(side, *size, false, options.seconds, &lab, recorder);
-                    for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
-                        let load = "packets";
-                        recorder.record(&Reading { load, case: &case, peer, pair, side, metric, unit, value });
-                    }
+                    let at = At { load: "packets", case: &size.to_string(), peer, pair, side };
+                    recorder.measure(at, |recorder| measure(side, *size, false, options.seconds, &lab, recorder));
                 }
             }
         }
@@ -173,13 +159,10 @@ pub(crate) fn run_packed(options: &Options, recorder: &mut Recorder) {
     for size in &options.sizes {
         for pair in 0..options.pairs {
             for side in ["packed", "split"] {
-                let case = size.to_string();
-                let watch = Watch::begin();
-                let figures = measure("testpmd", *size, side == "packed", options.seconds, &lab, recorder);
-                for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
-                    let (load, peer) = ("packed", "split");
-                    recorder.record(&Reading { load, case: &case, peer, pair, side, metric, unit, value });
-                }
+                let at = At { load: "packed", case: &size.to_string(), peer: "split", pair, side };
+                recorder.measure(at, |recorder| {
+                    measure("testpmd", *size, side == "packed", options.seconds, &lab, recorder)
+                });
             }
         }
     }
@@ -198,10 +181,10 @@ fn measure(
     let (mut driver, line) = Testpmd::driver(lab, &sockets, size, packed);
     recorder.command("driver", &line);
     let starts = begin(&mut driver, recorder);
-    let (work, cpu, begin) = (switch.count_work(), used(switch.pid()), driver.received());
+    let (work, cpu, begin) = (switch.count_work(), cpu_seconds(switch.pid()), driver.received());
     std::thread::sleep(Duration::from_secs(seconds.into()));
     let end = driver.received();
-    let (cpu, elapsed) = (used(switch.pid()) - cpu, (end.2 - begin.2).as_secs_f64());
+    let (cpu, elapsed) = (cpu_seconds(switch.pid()) - cpu, (end.2 - begin.2).as_secs_f64());
     let frames = (end.0 - begin.0) as f64;
     assert!(frames > 0.0, "nothing passes through {side}");
     let mean = (end.1 - begin.1) as f64 / frames;

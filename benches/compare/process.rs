@@ -53,6 +53,21 @@ pub(crate) fn busy_seconds() -> f64 {
     ticks as f64 / sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as f64
 }
 
+/// What all threads of a process have run so far, in seconds; to the nanosecond.
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
+    let times = of_each_thread(pid, "schedstat");
+    let nanoseconds = times.iter().map(|text| text.split(' ').next().unwrap().parse::<f64>().unwrap());
+    nanoseconds.sum::<f64>() / 1e9
+}
+
+/// A file of `/proc/PID/task/TID`, of each thread.
+pub(crate) fn of_each_thread(pid: u32, file: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap_or_else(|error| panic!("process {pid}: {error}"));
+    let paths = tasks.map(|task| task.unwrap().path().join(file)).collect::<Vec<_>>();
+    // A thread may end between being named and being read.
+    paths.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+}
+
 /// What the kernel says of a process.
 struct Usage {
     parent: u32,

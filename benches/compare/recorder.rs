@@ -1,17 +1,21 @@
 //! What a run leaves behind: a folder with every reading, every command and the machine.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions, create_dir_all};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::guests::Figure;
+use crate::machine::Watch;
 use crate::process::run;
+use crate::ratios::pairs_done;
 
 /// The first line of `readings.csv`.
 const COLUMNS: &str = "load,case,peer,pair,side,metric,unit,value";
 
-/// One figure.
-pub(crate) struct Reading<'a> {
+/// One side of a pair.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
     pub(crate) load: &'a str,
     pub(crate) case: &'a str,
     /// Whom guestwire is compared with in this pair.
@@ -20,9 +24,6 @@ pub(crate) struct Reading<'a> {
     pub(crate) pair: usize,
     /// The peer, or whom it is compared with: guestwire.
     pub(crate) side: &'a str,
-    pub(crate) metric: &'a str,
-    pub(crate) unit: &'a str,
-    pub(crate) value: f64,
 }
 
 /// Writes readings down as they come: whatever ends a run, those before are there, and none is ever taken out.
@@ -31,6 +32,8 @@ pub(crate) struct Recorder {
     commands: File,
     /// Commands that have been written.
     known: HashSet<String>,
+    /// How many pairs of a load, a case and a peer an earlier run has written to the same folder: ours follow them.
+    before: HashMap<[String; 3], usize>,
 }
 
 impl Recorder {
@@ -42,20 +45,27 @@ impl Recorder {
             let file = OpenOptions::new().append(true).create(true).open(&path);
             file.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
+        let before =
+            std::fs::read_to_string(folder.join("readings.csv")).map(|csv| pairs_done(&csv)).unwrap_or_default();
         let mut readings = open("readings.csv");
         if readings.metadata().unwrap().len() == 0 {
             writeln!(readings, "{COLUMNS}").unwrap();
         }
         let commands = open("commands.txt");
         let known = std::fs::read_to_string(folder.join("commands.txt")).unwrap().lines().map(str::to_owned).collect();
-        Self { readings, commands, known }
+        Self { readings, commands, known, before }
     }
 
-    /// Writes a reading down, and shows it.
-    pub(crate) fn record(&mut self, reading: &Reading<'_>) {
-        let Reading { load, case, peer, pair, side, metric, unit, value } = *reading;
-        writeln!(self.readings, "{load},{case},{peer},{pair},{side},{metric},{unit},{value}").unwrap();
-        eprintln!("{load:8} {case:14} {peer:8} {pair:2} {side:10} {metric:16} {value:12.3} {unit}");
+    /// Measures one side of a pair. Writes down what comes out and how the machine was before and after, and shows it.
+    pub(crate) fn measure(&mut self, at: At<'_>, work: impl FnOnce(&mut Self) -> Vec<Figure>) {
+        let At { load, case, peer, pair, side } = at;
+        let watch = Watch::begin();
+        let figures = work(self);
+        let pair = pair + self.before.get(&[load, case, peer].map(str::to_owned)).copied().unwrap_or(0);
+        for (metric, unit, value) in figures.into_iter().chain(watch.end()) {
+            writeln!(self.readings, "{load},{case},{peer},{pair},{side},{metric},{unit},{value}").unwrap();
+            eprintln!("{load:8} {case:14} {peer:8} {pair:2} {side:10} {metric:16} {value:12.3} {unit}");
+        }
     }
 
     /// Writes down how something was started, once.

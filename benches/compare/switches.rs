@@ -10,7 +10,7 @@ use crate::ovs::Ovs;
 use crate::process::{Process, run, within};
 use crate::recorder::Recorder;
 use crate::vm::daemon::Daemon;
-use crate::vm::guest::{Plan, Wire};
+use crate::vm::guest::{Plan, Vmm, Wire};
 use crate::vm::lab::Lab;
 
 /// Longer than a namespace may take to be made.
@@ -58,11 +58,12 @@ pub(crate) struct Switch {
 enum Running {
     Guestwire(Daemon),
     Bridge(Process),
-    Ovs { _filters: Vec<Filter>, _ovs: Ovs },
+    Ovs { _filters: Vec<Filter>, ovs: Ovs },
 }
 
 impl Switch {
-    pub(crate) fn start(side: Side, lab: &Lab, recorder: &mut Recorder) -> Self {
+    /// Starts it for two guests under this VMM.
+    pub(crate) fn start(side: Side, vmm: Vmm, lab: &Lab, recorder: &mut Recorder) -> Self {
         let folder = TempDir::with_prefix("guestwire-compare-").unwrap();
         let running = match side {
             Side::Guestwire => {
@@ -73,13 +74,14 @@ impl Switch {
             Side::Ovs { segmentation } => {
                 let mut ovs = Ovs::start(lab, segmentation, recorder);
                 let mut filters = Vec::new();
+                let masked = if matches!(vmm, Vmm::UmlNew) { NOT_FOR_USER_MODE_LINUX } else { 0 };
                 for number in [1, 2] {
                     let at = |end: &str| folder.path().join(format!("{end}-{number}.sock"));
                     let (backend, frontend) = (at("backend"), at("frontend"));
-                    filters.push(Filter::start(&backend, &frontend, NOT_FOR_USER_MODE_LINUX).unwrap());
+                    filters.push(Filter::start(&backend, &frontend, masked).unwrap());
                     ovs.add_connecting_port(&format!("p{number}"), &backend);
                 }
-                Running::Ovs { _filters: filters, _ovs: ovs }
+                Running::Ovs { _filters: filters, ovs }
             }
         };
         Self { running, folder }
@@ -94,6 +96,15 @@ impl Switch {
                 (plan, Wire::Tap(format!("t{number}")))
             }
             Running::Ovs { .. } => (plan, Wire::Socket(self.folder.path().join(format!("frontend-{number}.sock")))),
+        }
+    }
+
+    /// The process that switches, if there is one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match &self.running {
+            Running::Guestwire(daemon) => Some(daemon.pid()),
+            Running::Bridge(_) => None,
+            Running::Ovs { ovs, .. } => Some(ovs.pid()),
         }
     }
 
