@@ -1,6 +1,6 @@
 //! What a network is made of beside its ports, as the supervisor keeps it: its uplink, and the file of its leases.
 //!
-//! Theory of operation. The worker that reads an uplink says when its device has gone. It is then opened again: as soon
+//! Theory of operation. A worker that uses an uplink says when its device has gone. It is then opened again: as soon
 //! as the interface that the user named is there, or at once if it is a tap of our own. If that fails, or if what was
 //! opened does not last, it is tried again after pauses that grow, and when something happens to the interface that the
 //! user named; nothing else counts, since an attempt itself makes interfaces come and go. A tap that was left to us as
@@ -113,8 +113,10 @@ impl Beyond {
         let server_mac = services.as_ref().map(|settings| settings.server_mac);
         let mut beyond = Self { filter, prefixes, server_mac, ..Self::default() };
         if let Some(device) = uplink {
-            let shared = PortShared::new(common.uplink_number(), network.name.to_string(), [0; 6])?;
-            let half = UplinkHalf::new(Arc::new(shared), shared_mac)?;
+            let number = common.uplink_number();
+            let shared = || PortShared::new(number, network.name.to_string(), [0; 6]);
+            let shared = (0..network.workers.get()).map(|_| shared()).collect::<io::Result<_>>()?;
+            let half = UplinkHalf::new(shared, shared_mac)?;
             half.connect(device);
             beyond.uplink = Some(half);
         }
@@ -145,8 +147,9 @@ impl Beyond {
 
     /// The uplink's figures now.
     pub(super) fn report(&self) -> Option<PortReport> {
-        let shared = self.uplink.as_ref()?.shared();
-        Some(PortReport::new(shared.number, Some("uplink".into()), false, &shared.counters))
+        let half = self.uplink.as_ref()?;
+        let counters = half.shared().map(|shared| &shared.counters);
+        Some(PortReport::new(half.shared().next()?.number, Some("uplink".into()), false, counters))
     }
 
     /// Has what it hears from watched.

@@ -90,7 +90,7 @@ struct LivePort {
 impl LivePort {
     fn report(&self, ended: bool) -> PortReport {
         let name = self.way.port.as_ref().map(|port| port.name.to_string());
-        PortReport::new(self.shared.number, name, ended, &self.shared.counters)
+        PortReport::new(self.shared.number, name, ended, [&self.shared.counters])
     }
 }
 

@@ -83,11 +83,18 @@ pub struct PortReport {
 }
 
 impl PortReport {
-    /// Reads the counters of the port with this number.
-    pub fn new(port: u32, name: Option<String>, ended: bool, counters: &PortCounters) -> Self {
-        let mut values = [0; Counter::ALL.len()];
-        for (value, &counter) in values.iter_mut().zip(Counter::ALL) {
-            *value = counters.get(counter);
+    /// Reads the counters of the port with this number, of all of its queues that have some of their own.
+    pub fn new<'a>(
+        port: u32,
+        name: Option<String>,
+        ended: bool,
+        queues: impl IntoIterator<Item = &'a PortCounters>,
+    ) -> Self {
+        let mut values = [0_u64; Counter::ALL.len()];
+        for counters in queues {
+            for (value, &counter) in values.iter_mut().zip(Counter::ALL) {
+                *value = value.wrapping_add(counters.get(counter));
+            }
         }
         Self { port, name, ended, values }
     }
@@ -231,7 +238,7 @@ mod tests {
         let worker = WorkerCounters::default();
         WorkerCounters::add(&worker.busy_ns, 250);
         let workers = vec![WorkerReport::new(1, &worker)];
-        Report { time: 1.5, network: "lab", workers, ports: vec![PortReport::new(port, None, true, &counters)] }
+        Report { time: 1.5, network: "lab", workers, ports: vec![PortReport::new(port, None, true, [&counters])] }
     }
 
     fn pipe() -> (File, File) {

@@ -172,12 +172,17 @@ fn open_tap(
             let number = fd.number();
             Tap::from_fd(inherited.remove(&number).ok_or(ModeError::NoDescriptor(number))?)?
         }
+        (_, Some(name)) if network.workers.get() > 1 => Tap::open_many(name.as_str())?,
         (_, Some(name)) => Tap::open(name.as_str())?,
         (_, None) => unreachable!("only a descriptor has no name"),
     };
     let name = tap.interface();
     let link = netlink.link(&name).map_err(host("look at", &name))?;
     let link = link.ok_or_else(|| host("look at", &name)(io::Error::from_raw_os_error(libc::ENODEV)))?;
+    if link.queues > 1 && !matches!(source, TapSource::Inherit(_)) {
+        // The kernel keeps a second program only from devices that have one queue.
+        return Err(TapError::Busy(name).into());
+    }
     Ok((tap, link))
 }
 

@@ -117,9 +117,21 @@ pub(super) fn fill(header: &[u8], bytes: &Bytes<'_>, to: Span) {
         copy_usual::<HEAD_PLAIN>(head, at);
         at = at.add(head.len());
         for span in bytes.spans() {
-            std::ptr::copy(span.ptr, at, span.len);
+            bring(span.ptr, at, span.len);
             at = at.add(span.len);
         }
+    }
+}
+
+/// Copies `len` bytes, which may overlap, or be in their place already.
+///
+/// # Safety
+/// `from` is readable and `to` writable for as many bytes.
+#[inline(always)]
+unsafe fn bring(from: *const u8, to: *mut u8, len: usize) {
+    if !std::ptr::eq(from, to) {
+        // SAFETY: as the caller says.
+        unsafe { std::ptr::copy(from, to, len) };
     }
 }
 
@@ -151,7 +163,7 @@ pub(super) fn fill_rest(bytes: &Bytes<'_>, to: Span) {
     for span in bytes.spans() {
         // SAFETY: as in `fill`.
         unsafe {
-            std::ptr::copy(span.ptr, at, span.len);
+            bring(span.ptr, at, span.len);
             at = at.add(span.len);
         }
     }
@@ -256,7 +268,7 @@ impl Cursor<'_> {
             // `len >= n` bytes. Two guests' memories are different mappings, but one guest's frame may be written to
             // memory that it also sends from, so the copy may overlap.
             unsafe {
-                std::ptr::copy(from, span.ptr.add(self.offset), n);
+                bring(from, span.ptr.add(self.offset), n);
                 from = from.add(n);
             }
             len -= n;

@@ -108,6 +108,30 @@ impl RxRing {
         })
     }
 
+    /// Where a frame of `len` bytes would go if it came next, its header included. `false` if there is no room for it.
+    /// What one such look may cost is bounded ([`FRAME_DESCRIPTORS_MAX`]).
+    pub(super) fn look_ahead(&mut self, len: usize, spans: &mut Vec<Span>) -> bool {
+        self.ring.reset_effort();
+        // That there is no room for a frame that has not come is nothing to remember.
+        let known = (self.starved, self.small);
+        let has_room = self.reserve((self.header_len + len) as u64).is_ok();
+        (self.starved, self.small) = known;
+        if has_room {
+            spans.extend_from_slice(&self.spans);
+        }
+        has_room
+    }
+
+    /// Bytes of the virtio-net header before each frame.
+    pub(super) fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// The guest's memory.
+    pub(super) fn mem(&self) -> &Arc<GuestMem> {
+        self.ring.mem()
+    }
+
     /// Copies one frame into the guest's buffers, behind `header`, whose `num_buffers` is filled in here. The guest
     /// sees it after [`Self::flush`], or earlier.
     ///

@@ -186,6 +186,34 @@ impl Burst {
         Bytes::guest(head, Span { ptr: frame.ptr, len: len - head.len() }, &[], len)
     }
 
+    /// Forgets the frames. Returns the list of places for the rest of one frame in this memory.
+    pub(super) fn begin_in_place(&mut self, mem: &Arc<GuestMem>) -> &mut Vec<Span> {
+        self.begin(mem);
+        &mut self.spans
+    }
+
+    /// The places of one frame's head and its rest.
+    pub(super) fn room_in_place(&mut self) -> (&mut [u8; HEAD_MAX], &[Span]) {
+        (&mut self.heads[0], &self.spans)
+    }
+
+    /// There is one frame, with `len` bytes in those places, which hold as many, and with this virtio-net header.
+    pub(super) fn fill_in_place(&mut self, vnet: [u8; VNET_HEADER_READ], len: usize) {
+        what_is_copied_stays();
+        let head_len = len.min(HEAD_MAX);
+        let mut rest = len - head_len;
+        self.spans.iter_mut().for_each(|span| {
+            span.len = span.len.min(rest);
+            rest -= span.len;
+        });
+        self.spans.retain(|span| span.len > 0);
+        self.pieces[0] = (0, self.spans.len() as u32);
+        // Its head is longer than that of a plain frame.
+        self.frames[0] = Buffer { ptr: std::ptr::null_mut(), len: len as u32, chain: 0, head_len: head_len as u16 };
+        self.vnets[0] = vnet;
+        (self.len, self.bytes, self.plain) = (1, len as u64, 0);
+    }
+
     fn begin(&mut self, mem: &Arc<GuestMem>) {
         (self.len, self.bytes, self.plain) = (0, 0, 0);
         self.spans.clear();

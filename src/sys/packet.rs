@@ -93,6 +93,37 @@ pub fn ignore_outgoing(fd: impl AsFd) -> io::Result<()> {
     set_option(fd, libc::PACKET_IGNORE_OUTGOING, &1)
 }
 
+/// Sockets that share what an interface brings: each frame goes to one of them, those of a flow to the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group(c_int);
+
+/// By a hash of the flow (`PACKET_FANOUT_HASH`).
+const GROUP_KIND: c_int = libc::PACKET_FANOUT_HASH.cast_signed() << 16;
+/// The kernel finds a number that nobody uses.
+const GROUP_UNIQUE: c_int = libc::PACKET_FANOUT_FLAG_UNIQUEID.cast_signed() << 16;
+/// What [`ignore_outgoing`] is for a group (Linux 6.2). Older kernels take it and do nothing.
+const GROUP_IGNORES_OUTGOING: c_int = libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING.cast_signed() << 16;
+
+/// Makes a group with a bound socket in it. With `ignore_outgoing` it hears nothing that the host sends, if the kernel
+/// knows how.
+///
+/// # Errors
+/// EINVAL when the interface is down, for kernels before Linux 6.13.
+pub fn found_group(fd: impl AsFd, ignore_outgoing: bool) -> io::Result<Group> {
+    let kind = GROUP_KIND | if ignore_outgoing { GROUP_IGNORES_OUTGOING } else { 0 };
+    set_option(&fd, libc::PACKET_FANOUT, &(kind | GROUP_UNIQUE))?;
+    let number = get_option::<c_int>(&fd, libc::PACKET_FANOUT)? & 0xffff;
+    Ok(Group(kind | number))
+}
+
+/// Has a socket that is bound to the same interface join a group.
+///
+/// # Errors
+/// EINVAL when the interface is down, for kernels before Linux 6.13; ENOSPC when the group is full.
+pub fn join_group(fd: impl AsFd, group: Group) -> io::Result<()> {
+    set_option(fd, libc::PACKET_FANOUT, &group.0)
+}
+
 /// Lets the interface take frames for anybody as long as the socket is open.
 ///
 /// # Errors

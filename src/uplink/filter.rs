@@ -35,6 +35,11 @@ const fn unless(code: u16, k: u32, skip: u8) -> Instruction {
     Instruction { code, jt: 0, jf: skip, k }
 }
 
+/// Hears nothing.
+pub(super) fn nothing() -> Vec<Instruction> {
+    vec![step(RETURN, REFUSE)]
+}
+
 /// Hears groups and these addresses, which are in order.
 pub(super) fn only(addresses: &[MacAddr]) -> Vec<Instruction> {
     program(addresses, ACCEPT, REFUSE)

@@ -19,6 +19,8 @@ pub(crate) struct Loopback {
     offloads: Offloads,
     gather: Gather,
     host: Option<(MacAddr, Vec<IpAddr>)>,
+    /// Further queues, for who asks for them.
+    pub(crate) queues: Vec<Loopback>,
 }
 
 impl Loopback {
@@ -28,7 +30,7 @@ impl Loopback {
         for end in [&socket, &other] {
             end.set_nonblocking(true).unwrap();
         }
-        (Self { socket, offloads, gather: Gather::default(), host: None }, other)
+        (Self { socket, offloads, gather: Gather::default(), host: None, queues: Vec::new() }, other)
     }
 
     /// The same, with a host that has these addresses on it.
@@ -52,6 +54,10 @@ impl Uplink for Loopback {
 
     fn sends(&self) -> Offloads {
         self.offloads
+    }
+
+    fn add_queue(&mut self) -> io::Result<Option<Box<dyn Uplink>>> {
+        Ok(self.queues.pop().map(|queue| Box::new(queue) as Box<dyn Uplink>))
     }
 
     fn host_mac(&self) -> Option<MacAddr> {

@@ -1,9 +1,10 @@
 //! The way out of a network: a device of the host that takes frames and gives them.
 //!
 //! Theory of operation. Whoever has an [`Uplink`] moves frames with it, one with each call, whole, with its virtio-net
-//! header: a super-frame stays one. One worker receives, any may send (`worker::uplink`). Nothing blocks. A frame that
-//! cannot be moved ends in a counter; a device that is gone is told as [`Gone`], after which the uplink is of no use
-//! and another has to be opened when the device is back.
+//! header: a super-frame stays one. It is one queue of a device, which may have more, one for each worker
+//! ([`Uplink::add_queue`]): each frame that comes is in one of them, and all of a flow are in the same. Nothing blocks.
+//! A frame that cannot be moved ends in a counter; a device that is gone is told as [`Gone`], after which the uplink is
+//! of no use and another has to be opened when the device is back.
 //!
 //! The network sees an uplink as a port, and counts so: `tx_` is what comes from the uplink, `rx_` what it is given.
 
@@ -15,7 +16,7 @@ use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::Offloads;
 use crate::frame::vnet::{F_NEEDS_CSUM, VNET_HEADER_LEN, VnetHeader};
 use crate::metrics::Counter;
-use crate::ring::{Bytes, FRAME_LEN_MAX};
+use crate::ring::{Bytes, FRAME_LEN_MAX, InPlace};
 
 mod echo;
 mod filter;
@@ -51,9 +52,23 @@ pub trait Uplink: Send + std::fmt::Debug {
     /// Takes one frame.
     fn receive(&mut self, buffer: &mut FrameBuffer) -> Received;
 
+    /// Takes one frame, into the room that was lent. Returns its length too; none, if the uplink may have to refuse or
+    /// change what comes, and so never does this.
+    fn receive_in_place(&mut self, _frame: &mut InPlace) -> Option<(Received, usize)> {
+        None
+    }
+
     /// Gives one frame to the kernel, whole. `header` must ask for no more than [`Self::takes`] has, as
     /// `frame::offload` says it.
     fn send(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent;
+
+    /// One more queue of the same device, in the same state; none, if the device cannot have more.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors, or may not.
+    fn add_queue(&mut self) -> io::Result<Option<Box<dyn Uplink>>> {
+        Ok(None)
+    }
 
     /// From now on takes unicast frames for these stations of ours, which are in order. An uplink to which the kernel
     /// gives only what is for us needs no such list.
@@ -146,6 +161,8 @@ fn not_received(error: io::Error) -> Received {
         Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN) => Received::Nothing,
         // A packet socket's frame that the virtio-net header cannot express.
         Some(libc::EINVAL | libc::ENOBUFS | libc::ENOMEM) => Received::Dropped(Counter::DropTxTruncated),
+        // The guest's memory that it was read into has gone away.
+        Some(libc::EFAULT) => Received::Dropped(Counter::DropTxTruncated),
         Some(libc::EBADFD | libc::ENXIO | libc::ENODEV) => Received::Gone(Gone::Deleted),
         _ => Received::Gone(Gone::Failed(error)),
     }

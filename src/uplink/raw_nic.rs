@@ -13,6 +13,10 @@
 //! Where guests share the NIC's own address ([`RawNic::open_shared`]), frames for that are heard, and the host is not:
 //! nothing leads to it.
 //!
+//! There may be a socket for each worker ([`Uplink::add_queue`]): they are a group (fan-out), which takes each frame
+//! once and none that one of them has sent. The way to the host, and the echoes of it, they have in common. Of an
+//! interface that is down when it is opened, kernels before Linux 6.13 let us have one only.
+//!
 //! VLAN tags, which the kernel takes out of frames, are put back. Super-frames pass whole, those that the interface has
 //! joined (GRO) too; one that the virtio-net header cannot express is a frame lost, and counted.
 //!
@@ -27,6 +31,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::echo::Echoes;
@@ -90,11 +95,33 @@ pub struct RawNic {
     stations: Vec<MacAddr>,
     /// Whether the filter lets others through too.
     hears_all: bool,
-    host: Option<Tap>,
-    echoes: Echoes,
+    host: Option<Arc<Mutex<Host>>>,
+    /// Its sockets, once there are several.
+    group: Option<packet::Group>,
     /// A frame for two receivers: kept for its capacity only.
     copy: Vec<u8>,
     gather: Gather,
+}
+
+/// The host itself.
+#[derive(Debug)]
+struct Host {
+    tap: Tap,
+    echoes: Echoes,
+}
+
+impl Host {
+    /// A way that is gone is a frame lost, since the wire is still there.
+    fn give(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent {
+        match self.tap.send(header, bytes) {
+            Sent::Gone(_) => Sent::Dropped(Counter::DropRxNoHost),
+            sent => sent,
+        }
+    }
+}
+
+fn lock(host: &Mutex<Host>) -> MutexGuard<'_, Host> {
+    host.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An interface, opened.
@@ -132,12 +159,13 @@ impl RawNic {
     }
 
     fn on(link: Link, own: MacAddr, host: Option<Tap>, is_shared: bool) -> Result<Self, RawNicError> {
-        let heard = if is_shared { std::slice::from_ref(&own) } else { &[] };
+        let heard = filter::only(heard_at_first(is_shared, &own));
         let (socket, header_len) =
-            socket(&link, host.is_some(), heard).map_err(|error| match error.raw_os_error() {
+            socket(&link, host.is_some(), &heard).map_err(|error| match error.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) => RawNicError::NotPermitted(link.name.clone()),
                 _ => RawNicError::Other(link.name.clone(), error),
             })?;
+        let host = host.map(|tap| Arc::new(Mutex::new(Host { tap, echoes: Echoes::default() })));
         Ok(Self {
             socket,
             link,
@@ -147,7 +175,7 @@ impl RawNic {
             stations: Vec::new(),
             hears_all: false,
             host,
-            echoes: Echoes::default(),
+            group: None,
             copy: Vec::new(),
             gather: Gather::default(),
         })
@@ -163,7 +191,8 @@ impl RawNic {
         let is_own = MacAddr::source_of(frame) == Some(self.own);
         // Looked for in any case: it is expected no longer.
         let is_to_group = MacAddr::destination_of(frame).is_some_and(MacAddr::is_group);
-        is_to_group && self.echoes.take(frame, Instant::now) || is_own
+        let echoes = self.host.as_ref().filter(|_| is_to_group);
+        echoes.is_some_and(|host| lock(host).echoes.take(frame, Instant::now)) || is_own
     }
 
     /// Whether a frame is for one of ours: the filter's word, where that hears all.
@@ -174,6 +203,10 @@ impl RawNic {
     }
 
     fn judge(&mut self, buffer: &FrameBuffer, header: VnetHeader, outgoing: bool) -> Received {
+        if outgoing && self.host.is_none() {
+            // Guests could not answer. Not every kernel leaves these out.
+            return Received::NotOurs;
+        }
         if !outgoing && self.is_reflected(buffer.frame()) {
             return Received::Dropped(Counter::DropTxReflected);
         }
@@ -215,20 +248,21 @@ impl RawNic {
         bytes.copy_out(&mut copy);
         let bytes = Bytes::private(&copy);
         let sent = self.give_wire(header, &bytes);
-        if matches!(self.give_host(header, &bytes), Sent::Whole) {
-            self.echoes.expect(&copy, Instant::now());
+        if let Some(host) = &self.host {
+            // Held over both: the kernel brings the echo back at once, and another worker may be reading.
+            let mut host = lock(host);
+            if matches!(host.give(header, &bytes), Sent::Whole) {
+                host.echoes.expect(&copy, Instant::now());
+            }
         }
         self.copy = copy;
         sent
     }
+}
 
-    /// To the host: a way to it that is gone is a frame lost, since the wire is still there.
-    fn give_host(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent {
-        match self.host.as_mut().map(|host| host.send(header, bytes)) {
-            Some(Sent::Gone(_)) | None => Sent::Dropped(Counter::DropRxNoHost),
-            Some(sent) => sent,
-        }
-    }
+/// What a new socket hears beside groups.
+fn heard_at_first(is_shared: bool, own: &MacAddr) -> &[MacAddr] {
+    if is_shared { std::slice::from_ref(own) } else { &[] }
 }
 
 /// The interface of that name, if it can be shared, and its address.
@@ -247,15 +281,15 @@ fn find(name: &str) -> Result<(Link, MacAddr), RawNicError> {
     Ok((link.clone(), MacAddr(own)))
 }
 
-/// A socket that hears groups and these addresses, and the length of its virtio-net header.
-fn socket(link: &Link, with_host: bool, addresses: &[MacAddr]) -> io::Result<(OwnedFd, usize)> {
+/// A socket that hears what `filter` lets through, and the length of its virtio-net header.
+fn socket(link: &Link, with_host: bool, filter: &[packet::Instruction]) -> io::Result<(OwnedFd, usize)> {
     let socket = packet::open()?;
     let header_len = packet::set_vnet_header(&socket)?;
     packet::set_auxdata(&socket)?;
     packet::set_queue_bytes(&socket, RECEIVE_QUEUE_BYTES, SEND_QUEUE_BYTES);
-    packet::set_filter(&socket, &filter::only(addresses))?;
+    packet::set_filter(&socket, filter)?;
     if !with_host {
-        // Guests could not answer. Older kernels than 4.20 do not know it; then they hear the host.
+        // Older kernels than 4.20 do not know it; then each frame is looked at.
         let _ = packet::ignore_outgoing(&socket);
     }
     packet::set_promiscuous(&socket, link.index)?;
@@ -275,6 +309,30 @@ impl Uplink for RawNic {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    fn add_queue(&mut self) -> io::Result<Option<Box<dyn Uplink>>> {
+        let with_host = self.host.is_some();
+        // Deaf until it is one of the group: before, it would hear what others of the group hear too.
+        let (socket, header_len) = socket(&self.link, with_host, &filter::nothing())?;
+        let group = match self.group {
+            Some(group) => group,
+            None => packet::found_group(&self.socket, !with_host)?,
+        };
+        self.group = Some(group);
+        packet::join_group(&socket, group)?;
+        packet::set_filter(&socket, &filter::only(heard_at_first(self.is_shared, &self.own)))?;
+        Ok(Some(Box::new(Self {
+            socket,
+            link: self.link.clone(),
+            header_len,
+            stations: Vec::new(),
+            hears_all: false,
+            host: self.host.clone(),
+            copy: Vec::new(),
+            gather: Gather::default(),
+            ..*self
+        })))
     }
 
     fn takes(&self) -> Offloads {
@@ -312,7 +370,8 @@ impl Uplink for RawNic {
     fn send(&mut self, header: &VnetHeader, bytes: &Bytes<'_>) -> Sent {
         let destination = MacAddr::destination_of(bytes.head());
         if destination == Some(self.own) {
-            return self.give_host(header, bytes);
+            let host = self.host.as_ref();
+            return host.map_or(Sent::Dropped(Counter::DropRxNoHost), |host| lock(host).give(header, bytes));
         }
         if self.host.is_some() && destination.is_some_and(MacAddr::is_group) {
             return self.give_both(header, bytes);

@@ -1,9 +1,10 @@
 //! A tap device: the host's own network stack, or a bridge of the host, is at its other end.
 //!
 //! Theory of operation. Frames go and come through one descriptor, a queue of the device, with a virtio-net header of
-//! 12 bytes before each, so that super-frames and checksums that are left to be completed pass whole.
+//! 12 bytes before each, so that super-frames and checksums that are left to be completed pass whole. A device that was
+//! made for many queues ([`Tap::open_many`]) gives each flow's frames to the queue that the flow was last sent by.
 //!
-//! A device that we made ends with its queue. One that existed before (persistent, `ip tuntap add`) stays, and one
+//! A device that we made ends with its last queue. One that existed before (persistent, `ip tuntap add`) stays, and one
 //! that comes as an open descriptor belongs to whoever opened it; both need no capability of ours.
 //!
 //! A device that is down keeps its queue: what is sent meanwhile is dropped and counted. Renaming changes nothing but
@@ -17,7 +18,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::{FrameBuffer, Received, Sent, Uplink, not_received, not_sent};
 use crate::frame::offload::Offloads;
 use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
-use crate::ring::{Bytes, Gather};
+use crate::metrics::Counter;
+use crate::ring::{Bytes, FRAME_LEN_MAX, Gather, InPlace};
 use crate::sys::{tap, uio};
 
 /// What every kernel with virtio-net headers on taps has.
@@ -27,6 +29,9 @@ const OFFLOAD_UDP: u32 = tap::TUN_F_USO4 | tap::TUN_F_USO6;
 
 /// What a tap is attached with.
 const FLAGS: i32 = tap::IFF_TAP | tap::IFF_NO_PI | tap::IFF_VNET_HDR;
+
+/// What a queue of a tap that has many is attached with.
+const FLAGS_MANY: i32 = FLAGS | tap::IFF_MULTI_QUEUE;
 
 /// Why there is no tap.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,8 @@ pub struct Tap {
     /// What it was called at first.
     first_name: String,
     offloads: Offloads,
+    /// Whether we may open others of the device.
+    is_one_of_many: bool,
     gather: Gather,
 }
 
@@ -77,15 +84,16 @@ impl Tap {
     /// # Errors
     /// See [`TapError`]: the text says what helps.
     pub fn open(name: &str) -> Result<Self, TapError> {
-        let bad = |c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%');
-        if name.is_empty() || name.len() > tap::NAME_LEN_MAX || name.contains(bad) || matches!(name, "." | "..") {
-            return Err(TapError::Name(name.into()));
-        }
-        match open_queue(name, FLAGS) {
-            // One that exists may have been made for many queues.
-            Err(TapError::NotATap(_)) => open_queue(name, FLAGS | tap::IFF_MULTI_QUEUE),
-            result => result,
-        }
+        // One that exists may have been made for many queues.
+        open_first(name, [FLAGS, FLAGS_MANY])
+    }
+
+    /// The same, for many queues if the device can have them: one that exists must have been made for them.
+    ///
+    /// # Errors
+    /// See [`TapError`]: the text says what helps.
+    pub fn open_many(name: &str) -> Result<Self, TapError> {
+        open_first(name, [FLAGS_MANY, FLAGS])
     }
 
     /// Makes a device whose name ends in a number of the kernel's choice, in the place of `%d`.
@@ -125,12 +133,24 @@ impl Tap {
             tap::set_offload(&fd, OFFLOAD_TCP).map_err(other)?;
         }
         let offloads = Offloads { checksum: true, tso4: true, tso6: true, ecn: true, uso4: uso, uso6: uso };
-        Ok(Self { fd, first_name: name, offloads, gather: Gather::default() })
+        Ok(Self { fd, first_name: name, offloads, is_one_of_many: false, gather: Gather::default() })
     }
 
     /// The device's present name.
     pub fn interface(&self) -> String {
         tap::device(&self.fd).map_or_else(|_| self.first_name.clone(), |(name, _)| name)
+    }
+}
+
+/// Opens a device of this name with the first flags that are its kind.
+fn open_first(name: &str, [flags, others]: [i32; 2]) -> Result<Tap, TapError> {
+    let bad = |c: char| c.is_whitespace() || matches!(c, '/' | ':' | '%');
+    if name.is_empty() || name.len() > tap::NAME_LEN_MAX || name.contains(bad) || matches!(name, "." | "..") {
+        return Err(TapError::Name(name.into()));
+    }
+    match open_queue(name, flags) {
+        Err(TapError::NotATap(_)) => open_queue(name, others),
+        result => result,
     }
 }
 
@@ -146,7 +166,7 @@ fn open_queue(name: &str, flags: i32) -> Result<Tap, TapError> {
         Some(libc::EINVAL) => TapError::NotATap(name.into()),
         _ => TapError::Other(name.into(), error),
     })?;
-    Tap::set_up(fd, given)
+    Ok(Tap { is_one_of_many: flags == FLAGS_MANY, ..Tap::set_up(fd, given)? })
 }
 
 impl Uplink for Tap {
@@ -166,6 +186,14 @@ impl Uplink for Tap {
         self.offloads
     }
 
+    fn add_queue(&mut self) -> io::Result<Option<Box<dyn Uplink>>> {
+        if !self.is_one_of_many {
+            return Ok(None);
+        }
+        let queue = open_queue(&self.interface(), FLAGS_MANY).map_err(io::Error::other)?;
+        Ok(Some(Box::new(queue)))
+    }
+
     #[inline]
     fn receive(&mut self, buffer: &mut FrameBuffer) -> Received {
         let (header, frame) = buffer.room(VNET_HEADER_LEN);
@@ -173,6 +201,20 @@ impl Uplink for Tap {
             Ok(len) => buffer.filled(VNET_HEADER_LEN, len),
             Err(error) => not_received(error),
         }
+    }
+
+    fn receive_in_place(&mut self, frame: &mut InPlace) -> Option<(Received, usize)> {
+        let received = match uio::read_in_place(&self.fd, frame) {
+            Ok(len) => match len.checked_sub(VNET_HEADER_LEN) {
+                Some(len @ ..=FRAME_LEN_MAX) => {
+                    let [header @ .., _, _] = frame.vnet();
+                    return Some((Received::Frame(VnetHeader::parse(header)), len));
+                }
+                _ => Received::Dropped(Counter::DropTxTruncated),
+            },
+            Err(error) => not_received(error),
+        };
+        Some((received, 0))
     }
 
     #[inline]

@@ -19,7 +19,7 @@ use crate::switch::{Addresses, PortId, Switch, Verdict};
 
 use super::desk::Desk;
 use super::network::{Network, Receiver, port_id};
-use super::receiving::{Delivery, Judged, Workshop};
+use super::receiving::{Delivery, Judged, ReceivingHalf, Workshop};
 use super::sender::{Origin, Sender};
 use super::waiting::{Company, Waiting};
 
@@ -57,6 +57,8 @@ struct Plan {
     flooded: u32,
     /// Where the burst comes from.
     from: PortId,
+    /// The worker's number.
+    worker: usize,
     /// When, in seconds.
     now_s: u32,
 }
@@ -107,13 +109,15 @@ impl Left {
 }
 
 impl Forwarder {
-    pub(super) fn new(network: Arc<Network>) -> Self {
+    /// For the worker with this number.
+    pub(super) fn new(network: Arc<Network>, worker: usize) -> Self {
         let plan = Plan {
             judged: [Offload::None; BURST_FRAMES_MAX],
             frames_for: Vec::new(),
             receivers: Vec::new(),
             flooded: 0,
             from: PortId(0),
+            worker,
             now_s: 0,
         };
         let (receivers, workshop) = (Vec::new(), Workshop::default());
@@ -162,8 +166,8 @@ impl Forwarder {
     pub(super) fn try_again(&mut self, waiting: &mut Waiting, now_ns: u64, is_last: bool) -> bool {
         let Waiting { burst, judged, receiver, left, since_ns } = waiting;
         // Only an uplink asks where frames are from and when, and nothing waits for one.
-        let (from, now_s) = (self.plan.from, self.plan.now_s);
-        let delivery = Delivery { burst, judged, from, now_s, may_wait: !is_last };
+        let Plan { from, worker, now_s, .. } = self.plan;
+        let delivery = Delivery { burst, judged, from, worker, now_s, may_wait: !is_last };
         let before = std::mem::replace(left, receiver.give(&delivery, *left, &mut self.workshop));
         let ended = before != *left;
         if ended {
@@ -185,6 +189,14 @@ impl Forwarder {
         // First the version: a port that comes in between is seen now or the next time.
         self.version = self.network.version();
         self.receivers = self.network.receivers();
+    }
+
+    /// The network's guest, if there is one and no other.
+    pub(super) fn only_guest(&mut self) -> Option<Arc<ReceivingHalf>> {
+        self.follow();
+        let guest = |receiver: &Receiver| if let Receiver::Guest(half) = receiver { Some(half.clone()) } else { None };
+        let mut guests = self.receivers.iter().flatten().filter_map(guest);
+        guests.next().filter(|_| guests.next().is_none())
     }
 
     /// Makes the plan.
@@ -263,8 +275,8 @@ impl Forwarder {
         }
         let Some(Some(receiver)) = self.receivers.get(to) else { return 0 };
         let may_wait = waits_for.map(usize::from) == Some(to);
-        let Plan { judged, from, now_s, .. } = &self.plan;
-        let delivery = Delivery { burst, judged, from: *from, now_s: *now_s, may_wait };
+        let Plan { ref judged, from, worker, now_s, .. } = self.plan;
+        let delivery = Delivery { burst, judged, from, worker, now_s, may_wait };
         receiver.give(&delivery, wanted, &mut self.workshop)
     }
 }

@@ -114,7 +114,7 @@ pub struct Worker {
     /// Where each of them is, by [`PortShared::number`].
     by_number: HashMap<u32, usize>,
     polled: Vec<Polled>,
-    /// The network's uplink, if this worker is the one that reads it.
+    /// Its queue of the network's uplink, if there is one.
     reader: Option<Reader>,
     /// Whether the uplink had frames when it was last read, and may have more.
     reads_on: bool,
@@ -148,8 +148,8 @@ impl Worker {
         let mailbox = Arc::new(Mailbox::new()?);
         let poller = Poller::new()?;
         poller.add(mailbox.wake_fd(), Trigger::Level, Source::Mailbox.token())?;
-        network.enlist(mailbox.clone());
-        let reader = network.take_uplink().map(|(half, index)| Reader::new(half, index, &network));
+        let number = network.enlist(mailbox.clone());
+        let reader = network.reader(number);
         if let Some(reader) = &reader {
             reader.watch(&poller, Source::Uplink.token(), &network);
         }
@@ -161,7 +161,7 @@ impl Worker {
             ended: Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?),
             counters: Arc::default(),
             poller,
-            forwarder: Forwarder::new(network.clone()),
+            forwarder: Forwarder::new(network.clone(), number),
             ports: Vec::new(),
             by_number: HashMap::new(),
             polled: Vec::new(),

@@ -10,13 +10,13 @@
 //! is when a port has come or gone. A receiver outlives its port in such a list for a moment; it is empty then.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use super::desk::Desk;
 use super::receiving::{Delivery, ReceivingHalf, Workshop};
 use super::sender::{Origin, Sender};
-use super::uplink::{Stations, UplinkHalf};
+use super::uplink::{Reader, Stations, UplinkHalf};
 use crate::config::{Security, Subnet6};
 use crate::frame::ethernet::MacAddr;
 use crate::ring::mailbox::{Mailbox, PortShared};
@@ -42,7 +42,7 @@ impl Receiver {
     fn number(&self) -> u32 {
         match self {
             Receiver::Guest(half) => half.number(),
-            Receiver::Uplink(half) => half.shared().number,
+            Receiver::Uplink(half) => half.number(),
         }
     }
 
@@ -117,8 +117,8 @@ pub struct Network {
     parts: Parts,
     /// The IPv6 addresses that guests have.
     claims: Arc<Claims>,
-    /// The uplink's place, until a worker has taken the reading of it over.
-    unread: Mutex<Option<usize>>,
+    /// The uplink's place.
+    uplink_at: OnceLock<usize>,
 }
 
 impl Network {
@@ -137,7 +137,7 @@ impl Network {
             version: AtomicU64::new(0),
             workers: Mutex::default(),
             origin: Instant::now(),
-            unread: Mutex::default(),
+            uplink_at: OnceLock::new(),
             claims: Arc::default(),
             parts,
         };
@@ -147,9 +147,9 @@ impl Network {
         for address in server.into_iter().flat_map(|v6| v6.address.into_iter().chain([v6.link_local])) {
             network.claims.reserve(address);
         }
-        *network.unread() = uplink.and_then(|half| network.add_port(Receiver::Uplink(half)));
-        if let Some(index) = *network.unread() {
+        if let Some(index) = uplink.and_then(|half| network.add_port(Receiver::Uplink(half))) {
             network.switch().set_crowd(port_id(index));
+            network.uplink_at.get_or_init(|| index);
         }
         Arc::new(network)
     }
@@ -159,13 +159,9 @@ impl Network {
         &self.claims
     }
 
-    fn unread(&self) -> MutexGuard<'_, Option<usize>> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The uplink and its place: for the first worker that asks, which is to read it.
-    pub(super) fn take_uplink(&self) -> Option<(Arc<UplinkHalf>, usize)> {
-        Some((self.parts.uplink.clone()?, self.unread().take()?))
+    /// What the worker with this number reads of the uplink, if there is one with a queue for it.
+    pub(super) fn reader(&self, worker: usize) -> Option<Reader> {
+        Reader::new(self.parts.uplink.clone()?, worker, *self.uplink_at.get()?, self)
     }
 
     /// What keeps guests' frames in the network's subnets.
@@ -210,9 +206,11 @@ impl Network {
         elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
     }
 
-    /// One more worker serves the network.
-    pub(super) fn enlist(&self, mailbox: Arc<Mailbox>) {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(mailbox);
+    /// One more worker serves the network. Returns its number.
+    pub(super) fn enlist(&self, mailbox: Arc<Mailbox>) -> usize {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.push(mailbox);
+        workers.len() - 1
     }
 
     /// Lets every worker look around.
@@ -280,7 +278,7 @@ impl Network {
             list.sort_unstable();
             list.dedup();
         }
-        half.set_stations(Stations { heard, declared });
+        half.set_stations(&Stations { heard, declared });
     }
 
     /// Whether there is an uplink.

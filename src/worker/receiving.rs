@@ -16,7 +16,7 @@ use crate::frame::offload::{Fit, Offload, Offloads};
 use crate::frame::{checksum, flow, segment};
 use crate::metrics::{Counter, Counters};
 use crate::ring::mailbox::{Mailbox, Message, PortShared};
-use crate::ring::{BURST_FRAMES_MAX, Burst, Bytes, GuestMem, Refusal, RingError, RxRing};
+use crate::ring::{BURST_FRAMES_MAX, Burst, Bytes, GuestMem, InPlace, Refusal, RingError, RxRing};
 use crate::switch::PortId;
 use crate::vhost::control_queue::ControlQueue;
 use crate::vhost::features::RINGS_MAX;
@@ -30,6 +30,8 @@ pub(super) struct Delivery<'a> {
     pub(super) judged: &'a Judged,
     /// Where they come from.
     pub(super) from: PortId,
+    /// The number of the worker that has them.
+    pub(super) worker: usize,
     /// When, in seconds.
     pub(super) now_s: u32,
     /// Those that find no room are not dropped.
@@ -179,6 +181,13 @@ impl ReceivingHalf {
             receiving.shut(pair);
             self.owner.report(self.shared.number, Message::RingLied { index: 2 * pair, error });
         }
+    }
+
+    /// Makes the guest's next buffers the room for a frame that comes in place. `false` if they cannot be.
+    pub(super) fn lend(&self, in_place: &mut InPlace) -> bool {
+        let receiving = &mut *self.lock();
+        let [only] = *receiving.ready.as_slice() else { return false };
+        if let Place::Ring(ring) = &mut receiving.rings[only] { in_place.lend(ring) } else { false }
     }
 
     /// Counts so many frames as dropped, which have waited for room.

@@ -1,10 +1,10 @@
-//! The network's uplink: what workers give it, and what it brings.
+//! The network's uplink: what workers give it, and what they read from it.
 //!
 //! Theory of operation. To the network an uplink is a port: it has a place in the switch, it is flooded to, addresses
-//! are learned on it. Any worker may give it frames, under a lock taken once for a burst; each goes to the kernel
-//! whole, from its sender's memory, in one system call. One worker, the first, watches its descriptor and reads it: a
-//! burst of frames into memory of its own, from where they go to their receivers like any other burst. So no guest's
-//! memory ever holds a frame that is not for that guest.
+//! are learned on it. Its device has a queue for each worker, if it can. A worker gives frames to its own queue, under
+//! a lock taken once for a burst; each goes to the kernel whole, from its sender's memory, in one system call. It also
+//! watches that queue's descriptor and reads it ([`reader`]). Of a device with fewer queues, the first workers read,
+//! and the others give to the queues of those.
 //!
 //! Where guests share the NIC's MAC address, each frame is copied and its addresses are changed on the way, both ways.
 //! The host's own IP addresses, which no guest may use, are asked for again while frames flow ([`HOST_AGE_S`]).
@@ -18,46 +18,66 @@
 //! it is dropped and counted, and the supervisor, who hears of it, puts another uplink in the place of the old one when
 //! the device is back ([`UplinkHalf::connect`]).
 //!
-//! Limits: [`READ_FRAMES_MAX`] and [`READ_BYTES_MAX`] for what is read in one go.
+//! Locks: a queue's is taken before the one of the translation and after the one of the device's end, and no two
+//! queues' at the same time.
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::{Fit, Offload};
-use crate::frame::vnet::F_NEEDS_CSUM;
 use crate::metrics::{Counter, Counters};
+use crate::ring::Bytes;
 use crate::ring::mailbox::PortShared;
-use crate::ring::{Burst, Bytes, PrivateBurst, VNET_HEADER_READ};
 use crate::switch::PortId;
 use crate::switch::mac_nat::{Destination, MacNat};
 use crate::sys::poller::{Poller, Trigger};
-use crate::uplink::{FrameBuffer, Gone, Received, Sent, Uplink};
+use crate::uplink::{Gone, Sent, Uplink};
 
-use super::forward::Forwarder;
-use super::network::Network;
 use super::receiving::{Delivery, Workshop, bits};
-use super::sender::{Origin, Sender};
 
-/// Frames that are read in one go.
-const READ_FRAMES_MAX: usize = 16;
-/// Bytes after which no more are read.
-const READ_BYTES_MAX: usize = 256 * 1024;
+mod reader;
+
+pub(super) use reader::Reader;
+
 /// How long the host's IP addresses are believed to be what they were, in seconds.
 const HOST_AGE_S: u32 = 2;
 
 /// See the module's theory of operation.
 #[derive(Debug)]
 pub struct UplinkHalf {
-    shared: Arc<PortShared>,
-    state: Mutex<State>,
+    /// By worker.
+    queues: Vec<Queue>,
+    /// How many of them have a device's queue: the first ones.
+    open: AtomicUsize,
+    /// How many devices have been put in place.
+    generation: AtomicU64,
+    /// The last of them that has ended.
+    ended: Mutex<u64>,
+    /// Has guests share the NIC's address.
+    nat: Option<Mutex<Nat>>,
     /// Readable when the uplink has gone.
     gone: EventFd,
 }
 
+/// One worker's part.
+#[derive(Debug)]
+struct Queue {
+    /// Its frames are counted here: those it is given under its lock, those it brings by the worker that reads it.
+    shared: Arc<PortShared>,
+    state: Mutex<State>,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The addresses of guests; each list is in order.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stations {
     /// Those that the device is to bring frames for.
     pub(super) heard: Vec<MacAddr>,
@@ -65,16 +85,21 @@ pub(super) struct Stations {
     pub(super) declared: Vec<MacAddr>,
 }
 
+impl Stations {
+    /// Whether a frame says that it comes from a declared one.
+    fn has_declared(&self, frame: &[u8]) -> bool {
+        MacAddr::source_of(frame).is_some_and(|source| self.declared.binary_search(&source).is_ok())
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     device: Option<Box<dyn Uplink>>,
+    /// Which device it is: all queues of one have the same number.
+    generation: u64,
     /// What the reading worker watches it with, once it does.
     watched_by: Option<Poller>,
     stations: Stations,
-    /// Has guests share the NIC's address.
-    nat: Option<MacNat>,
-    /// When it was last told the host's IP addresses, in seconds.
-    host_known_s: Option<u32>,
     /// A frame while its addresses are changed: kept for its capacity only.
     frame: Vec<u8>,
 }
@@ -82,45 +107,68 @@ struct State {
 impl State {
     /// Lets go of the device.
     #[cold]
-    fn lose(&mut self, shared: &PortShared, why: &Gone) {
-        let Some(device) = self.device.take() else { return };
-        if let Some(poller) = self.watched_by.take() {
+    fn lose(&mut self) {
+        if let (Some(device), Some(poller)) = (self.device.take(), self.watched_by.take()) {
             // Whoever left us its descriptor has another, which would keep it in the kernel's list, ready for ever.
             poller.remove(device.fd());
         }
-        let network = shared.network.as_str();
-        tracing::warn!(network, "the uplink is gone ({}): {why}", device.name());
     }
+}
 
+/// What has guests share the NIC's address.
+#[derive(Debug)]
+struct Nat {
+    table: MacNat,
+    /// When it was last told the host's IP addresses, in seconds.
+    host_known_s: Option<u32>,
+}
+
+impl Nat {
     /// Has the translation know the host's IP addresses.
-    fn follow_host(&mut self, now_s: u32) {
-        let (Some(nat), Some(device)) = (&mut self.nat, &self.device) else { return };
+    fn follow_host(&mut self, device: &dyn Uplink, now_s: u32) {
         if self.host_known_s.is_some_and(|known_s| now_s.saturating_sub(known_s) < HOST_AGE_S) {
             return;
         }
         self.host_known_s = Some(now_s);
         match device.host_addresses() {
-            Ok(addresses) => nat.set_host_addresses(&addresses),
+            Ok(addresses) => self.table.set_host_addresses(&addresses),
             Err(error) => tracing::debug!("the host's addresses cannot be read: {error}"),
         }
+    }
+
+    /// Changes a guest's frame to one of the NIC's own.
+    fn outgoing(&mut self, frame: &mut [u8], delivery: &Delivery<'_>, offload: Offload) -> Result<(), Counter> {
+        if !offload.is_transport_checksum(frame) {
+            return Err(Counter::DropTxBadHeader);
+        }
+        self.table.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s)
     }
 }
 
 impl UplinkHalf {
-    /// An uplink without a device yet. Frames for it, and from it, are counted in `shared`. With `shared_mac` it is a
-    /// NIC with this MAC address, which guests share.
+    /// An uplink without a device yet, with as many queues as there are `shared`, one for each of the network's
+    /// workers: frames for and from each are counted there. With `shared_mac` it is a NIC with this MAC address, which
+    /// guests share.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn new(shared: Arc<PortShared>, shared_mac: Option<MacAddr>) -> std::io::Result<Arc<Self>> {
+    pub fn new(shared: Vec<PortShared>, shared_mac: Option<MacAddr>) -> std::io::Result<Arc<Self>> {
         let gone = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        let state = State { nat: shared_mac.map(MacNat::new), ..State::default() };
-        Ok(Arc::new(Self { shared, state: Mutex::new(state), gone }))
+        let queue = |shared| Queue { shared: Arc::new(shared), state: Mutex::default() };
+        let nat = shared_mac.map(|mac| Mutex::new(Nat { table: MacNat::new(mac), host_known_s: None }));
+        let queues = shared.into_iter().map(queue).collect();
+        let (open, generation, ended) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::new(0));
+        Ok(Arc::new(Self { queues, open, generation, ended, nat, gone }))
     }
 
-    /// What it is counted in.
-    pub fn shared(&self) -> &Arc<PortShared> {
-        &self.shared
+    /// What its frames are counted in, all of it together.
+    pub fn shared(&self) -> impl Iterator<Item = &PortShared> {
+        self.queues.iter().map(|queue| &*queue.shared)
+    }
+
+    /// Its number as a port.
+    pub(super) fn number(&self) -> u32 {
+        self.shared().next().map_or(0, |shared| shared.number)
     }
 
     /// Readable when the device has gone, until [`Self::connect`].
@@ -130,13 +178,12 @@ impl UplinkHalf {
 
     /// Whether there is no device.
     pub fn is_gone(&self) -> bool {
-        self.lock().device.is_none()
+        self.queues.iter().all(|queue| queue.lock().device.is_none())
     }
 
     /// Whether its device is the interface of this name.
     pub fn is_on(&self, interface: &str) -> bool {
-        let name = self.lock().device.as_ref().map(|device| device.name());
-        name.is_some_and(|name| name.rsplit(' ').next() == Some(interface))
+        self.name().is_some_and(|name| name.rsplit(' ').next() == Some(interface))
     }
 
     /// Says no more that the device has gone, until another has.
@@ -145,73 +192,103 @@ impl UplinkHalf {
         let _ = self.gone.read();
     }
 
-    /// Puts a device in place. The worker that reads it has to be woken.
+    /// Puts a device in place, with a queue for each worker if it can have so many. The workers have to be woken.
     pub fn connect(&self, mut device: Box<dyn Uplink>) {
-        let mut state = self.lock();
-        set_stations(device.as_mut(), &state.stations.heard);
-        if let (Some(nat), Some(own)) = (&mut state.nat, device.host_mac()) {
+        if let (Some(mut nat), Some(own)) = (self.nat(), device.host_mac()) {
             // It may be another NIC, or have got another address.
-            nat.set_own(own);
+            nat.table.set_own(own);
+            nat.host_known_s = None;
         }
-        (state.device, state.watched_by, state.host_known_s) = (Some(device), None, None);
+        let others: Vec<_> = (1..self.queues.len()).map_while(|_| add_queue(device.as_mut())).collect();
+        self.open.store(1 + others.len(), Ordering::Relaxed);
+        let generation = 1 + self.generation.fetch_add(1, Ordering::Relaxed);
+        for (queue, mut device) in self.queues.iter().zip(std::iter::once(device).chain(others)) {
+            let mut state = queue.lock();
+            set_stations(device.as_mut(), &state.stations.heard);
+            (state.device, state.watched_by, state.generation) = (Some(device), None, generation);
+        }
     }
 
     /// Lets go of the device.
     pub fn disconnect(&self, why: &Gone) {
-        let mut state = self.lock();
-        self.lose(&mut state, why);
+        self.end(self.generation.load(Ordering::Relaxed), why);
     }
 
     /// Takes note of whose frames the device is to bring.
-    pub(super) fn set_stations(&self, stations: Stations) {
-        let mut state = self.lock();
-        if state.stations == stations {
-            return;
+    pub(super) fn set_stations(&self, stations: &Stations) {
+        for queue in &self.queues {
+            let mut state = queue.lock();
+            if state.stations == *stations {
+                continue;
+            }
+            if let Some(device) = &mut state.device {
+                set_stations(device.as_mut(), &stations.heard);
+            }
+            state.stations = stations.clone();
         }
-        if let Some(device) = &mut state.device {
-            set_stations(device.as_mut(), &stations.heard);
-        }
-        state.stations = stations;
     }
 
     /// A port has gone; its place may be another's.
     pub(super) fn port_ended(&self, port: PortId) {
-        self.lock().nat.iter_mut().for_each(|nat| nat.remove_port(port));
+        self.nat().iter_mut().for_each(|nat| nat.table.remove_port(port));
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn nat(&self) -> Option<MutexGuard<'_, Nat>> {
+        self.nat.as_ref().map(|nat| nat.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn lose(&self, state: &mut State, why: &Gone) {
-        state.lose(&self.shared, why);
+    /// A queue has found that its device has gone: so have the others, unless there is another device meanwhile.
+    #[cold]
+    fn lose(&self, generation: u64, why: &Gone) {
+        self.end(generation, why);
         // Can only fail when the counter is full, and then somebody is being told already.
         let _ = self.gone.write(1);
+    }
+
+    /// Lets go of a device, and tells of it once and before anybody can see that it is gone.
+    #[cold]
+    fn end(&self, generation: u64, why: &Gone) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if *ended < generation
+            && let (Some(name), Some(shared)) = (self.name(), self.shared().next())
+        {
+            *ended = generation;
+            tracing::warn!(network = shared.network.as_str(), "the uplink is gone ({name}): {why}");
+        }
+        for queue in &self.queues {
+            let mut state = queue.lock();
+            if state.generation == generation {
+                state.lose();
+            }
+        }
+    }
+
+    fn name(&self) -> Option<String> {
+        self.queues.iter().find_map(|queue| queue.lock().device.as_ref().map(|device| device.name()))
     }
 
     /// Gives the kernel the frames of a burst that `wanted` has bits for, changed as it needs them, and counts how each
     /// ended.
     pub(super) fn give(&self, delivery: &Delivery<'_>, wanted: u32, workshop: &mut Workshop) {
-        let counters = &self.shared.counters.giver;
-        let mut state = self.lock();
-        state.follow_host(delivery.now_s);
-        let State { device, nat, frame, .. } = &mut *state;
+        let open = self.open.load(Ordering::Relaxed).max(1);
+        let Some(queue) = self.queues.get(delivery.worker % open) else { return };
+        let counters = &queue.shared.counters.giver;
+        let mut state = queue.lock();
+        let State { device, frame, generation, .. } = &mut *state;
         let Some(device) = device else {
             return counters.add(Counter::DropRxNotReady, u64::from(wanted.count_ones()));
         };
-        let takes = device.takes();
+        let mut nat = self.nat();
+        nat.iter_mut().for_each(|nat| nat.follow_host(device.as_ref(), delivery.now_s));
+        let (takes, generation) = (device.takes(), *generation);
         let mut gone = None;
         for i in bits(wanted) {
             let is_plain = delivery.burst.plain() & 1 << i != 0;
             let offload = if is_plain { Offload::None } else { delivery.judged[i] };
             let (fit, mut bytes) = (offload.fit(takes), delivery.burst.bytes(i));
-            if let Some(nat) = nat {
+            if let Some(nat) = &mut nat {
                 bytes.copy_out(frame);
-                let sent = match offload.is_transport_checksum(frame) {
-                    true => nat.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s),
-                    false => Err(Counter::DropTxBadHeader),
-                };
-                if let Err(reason) = sent {
+                if let Err(reason) = nat.outgoing(frame, delivery, offload) {
                     counters.count(reason);
                     continue;
                 }
@@ -228,30 +305,42 @@ impl UplinkHalf {
                 });
             }
         }
+        drop((nat, state));
         if let Some(why) = gone {
-            self.lose(&mut state, &why);
+            self.lose(generation, &why);
         }
     }
 
-    /// Has the kernel tell `poller` under `token` when frames are there, if it does not already. Returns the host's
-    /// address on a device that was not watched before.
-    fn watch(&self, poller: &Poller, token: u64) -> Option<MacAddr> {
-        let mut state = self.lock();
-        let State { device: Some(device), watched_by, .. } = &mut *state else { return None };
+    /// Has the kernel tell `poller` under `token` when frames are there for the worker with this number, if it does not
+    /// already. Returns the host's address on a device that was not watched before.
+    fn watch(&self, worker: usize, poller: &Poller, token: u64) -> Option<MacAddr> {
+        let mut state = self.queues.get(worker)?.lock();
+        let State { device: Some(device), watched_by, generation, .. } = &mut *state else { return None };
         if watched_by.is_some() {
             return None;
         }
-        let host = device.host_mac();
+        let (host, generation) = (device.host_mac(), *generation);
         let watching = poller.try_clone().and_then(|watching| {
             poller.add(device.fd(), Trigger::Level, token)?;
             Ok(watching)
         });
         match watching {
             Ok(watching) => *watched_by = Some(watching),
-            Err(error) => self.lose(&mut state, &Gone::Failed(error)),
+            Err(error) => {
+                drop(state);
+                self.lose(generation, &Gone::Failed(error));
+            }
         }
         host
     }
+}
+
+/// One more queue of a device, if it can have one.
+fn add_queue(device: &mut dyn Uplink) -> Option<Box<dyn Uplink>> {
+    device.add_queue().unwrap_or_else(|error| {
+        tracing::info!("{} has no further queue for another worker: {error}", device.name());
+        None
+    })
 }
 
 fn set_stations(device: &mut dyn Uplink, stations: &[MacAddr]) {
@@ -280,114 +369,6 @@ fn send(device: &mut dyn Uplink, offload: Offload, bytes: &Bytes<'_>, counters: 
         }
     }
 }
-
-/// What the worker that reads the uplink has for it.
-#[derive(Debug)]
-pub(super) struct Reader {
-    half: Arc<UplinkHalf>,
-    /// Its place on the network.
-    index: usize,
-    /// Whether frames are judged by more than their Ethernet headers.
-    long_heads: bool,
-    sender: Sender,
-    buffers: Vec<FrameBuffer>,
-    headers: Vec<[u8; VNET_HEADER_READ]>,
-    burst: PrivateBurst,
-}
-
-impl Reader {
-    pub(super) fn new(half: Arc<UplinkHalf>, index: usize, network: &Network) -> Self {
-        let sender = Sender::new(half.shared.clone(), Origin::Uplink, None);
-        let long_heads = network.looks_into(&sender);
-        Self {
-            half,
-            index,
-            long_heads,
-            sender,
-            buffers: Vec::new(),
-            headers: Vec::new(),
-            burst: PrivateBurst::default(),
-        }
-    }
-
-    /// Looks for a device that is new, and watches it.
-    pub(super) fn watch(&self, poller: &Poller, token: u64, network: &Network) {
-        if let Some(host) = self.half.watch(poller, token) {
-            network.set_host(host, self.index);
-        }
-    }
-
-    /// Reads what is there, and forwards it. Returns the number of frames.
-    pub(super) fn turn(&mut self, forwarder: &mut Forwarder, now_ns: u64) -> usize {
-        self.read((now_ns / 1_000_000_000) as u32);
-        if self.headers.is_empty() {
-            return 0;
-        }
-        let frames = self.headers.iter().copied().zip(self.buffers.iter().map(FrameBuffer::frame));
-        let burst: &Burst = self.burst.fill(frames, self.long_heads);
-        forwarder.forward(self.index, &mut self.sender, None, burst, now_ns);
-        burst.len()
-    }
-
-    fn read(&mut self, now_s: u32) {
-        self.headers.clear();
-        let counters = &self.half.shared.counters.owner;
-        let mut state = self.half.lock();
-        state.follow_host(now_s);
-        let mut bytes = 0;
-        while self.headers.len() < READ_FRAMES_MAX && bytes < READ_BYTES_MAX {
-            let State { device: Some(device), stations, nat, .. } = &mut *state else { return };
-            let place = self.headers.len();
-            if place == self.buffers.len() {
-                self.buffers.push(FrameBuffer::default());
-            }
-            match device.receive(&mut self.buffers[place]) {
-                Received::Frame(header) => {
-                    self.sender.sends = device.sends();
-                    bytes += self.buffers[place].frame().len().max(FRAME_COST_MIN);
-                    match admit(self.buffers[place].frame_mut(), stations, nat.as_mut(), now_s) {
-                        Ok(true) => {}
-                        Ok(false) => continue,
-                        Err(counter) => {
-                            counters.count(Counter::TxFrames);
-                            counters.count(counter);
-                            continue;
-                        }
-                    }
-                    let [mut vnet @ .., _, _] = header.emit(0);
-                    // That the kernel has checked a sum is nothing to pass on.
-                    vnet[0] &= F_NEEDS_CSUM;
-                    self.headers.push(vnet);
-                }
-                Received::Nothing => {
-                    let (counter, lost) = device.lost();
-                    counters.add_any(Counter::TxFrames, lost);
-                    return counters.add_any(counter, lost);
-                }
-                Received::Dropped(counter) => {
-                    counters.count(Counter::TxFrames);
-                    counters.count(counter);
-                    bytes += FRAME_COST_MIN;
-                }
-                Received::NotOurs => bytes += FRAME_COST_MIN,
-                Received::Gone(why) => return self.half.lose(&mut state, &why),
-            }
-        }
-    }
-}
-
-/// Whether a frame from beyond is for one of ours, whose own address it then has.
-#[inline]
-fn admit(frame: &mut [u8], stations: &Stations, nat: Option<&mut MacNat>, now_s: u32) -> Result<bool, Counter> {
-    if MacAddr::source_of(frame).is_some_and(|source| stations.declared.binary_search(&source).is_ok()) {
-        return Err(Counter::DropTxReflected);
-    }
-    let Some(nat) = nat else { return Ok(true) };
-    Ok(nat.incoming(frame, now_s)? != Destination::NotOurs)
-}
-
-/// What a frame counts for in [`READ_BYTES_MAX`] at least, so that a device with nothing for us ends the turn too.
-const FRAME_COST_MIN: usize = READ_BYTES_MAX / 256;
 
 #[cfg(test)]
 mod tests;

@@ -131,6 +131,56 @@ fn only_frames_for_our_addresses_and_for_groups_are_heard() {
 }
 
 #[test]
+fn each_frame_is_in_one_of_a_nics_queues_and_a_flow_stays_in_one() {
+    let (host, lan) = host_and_lan();
+    let mut nic = open(&host, &[]);
+    let mut other = host.run(|| nic.add_queue().unwrap().unwrap());
+    let mut third = host.run(|| nic.add_queue().unwrap().unwrap());
+    let mut queues: [&mut dyn Uplink; 3] = [&mut nic, other.as_mut(), third.as_mut()];
+    for queue in &mut queues {
+        queue.set_stations(&[MacAddr(GUEST)]).unwrap();
+    }
+    let senders: Vec<_> = (0..64).map(|n| socket(&lan, &format!("10.1.0.2:{}", 8000 + n))).collect();
+    lan.ip("neigh add 10.1.0.3 lladdr 02:00:00:00:00:03 dev lan0");
+    host.ip("neigh add 10.1.0.3 lladdr 02:00:00:00:00:03 dev eth0");
+    for sender in senders.iter().chain(&senders) {
+        sender.send_to(b"x", "10.1.0.3:7000").unwrap();
+    }
+    let mut heard = |port| {
+        queues.each_mut().map(|queue| {
+            let frames = std::iter::from_fn(|| next(&mut **queue, SOON, |frame| is_udp_to(frame, port)));
+            frames.map(|frame| frame.bytes[35]).collect::<Vec<u8>>()
+        })
+    };
+    let ports = heard(7000);
+    assert_eq!(ports.iter().map(Vec::len).sum::<usize>(), 128, "{ports:?}");
+    assert!(ports.iter().all(|ports| !ports.is_empty()), "{ports:?}");
+    for port in 0..64 {
+        let in_queues = ports.iter().filter(|ports| ports.contains(&(64 + port))).count();
+        assert_eq!(in_queues, 1, "flow {port}: {ports:?}");
+    }
+    // What the host sends to a guest is heard once too, and what one of them sends by none.
+    socket(&host, "10.1.0.1:8000").send_to(b"x", "10.1.0.3:7001").unwrap();
+    assert_eq!(heard(7001).iter().map(Vec::len).sum::<usize>(), 1);
+    let sent_by = |queue: &mut dyn Uplink| send(queue, &frame_to(ALL, GUEST, 7002)).unwrap();
+    sent_by(&mut *queues[0]);
+    sent_by(&mut *queues[2]);
+    let mut buffer = FrameBuffer::default();
+    let mut reflected = 0;
+    for queue in queues {
+        while wait(queue, SOON) {
+            match queue.receive(&mut buffer) {
+                Received::Dropped(Counter::DropTxReflected) => reflected += 1,
+                Received::Frame(_) => assert_ne!(buffer.frame()[6..12], GUEST),
+                Received::Nothing => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(reflected, 2, "from the host's own path, each once, whichever of them hears it");
+}
+
+#[test]
 fn our_own_frames_are_not_heard_and_those_that_come_back_are_dropped() {
     let (host, lan) = host_and_lan();
     let mut nic = open(&host, &[GUEST]);

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -257,6 +256,40 @@ fn an_open_tap_is_taken_over_if_it_is_as_it_must_be() {
 }
 
 #[test]
+fn each_frame_is_in_one_of_a_taps_queues_and_a_flow_is_where_it_was_sent_by() {
+    let space = Space::new();
+    let mut first = space.run(|| Tap::open_many("gw0").unwrap());
+    let mut second = space.run(|| first.add_queue().unwrap().unwrap());
+    address(&space, "gw0", 1);
+    space.ip("neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev gw0");
+    let mac = space.mac("gw0");
+    let flows = 64;
+    let peers: Vec<_> = (0..flows).map(|n| socket(&space, &format!("10.1.0.1:{}", 7000 + n))).collect();
+    let send_all = || {
+        for peer in &peers {
+            peer.send_to(b"x", "10.1.0.2:5000").unwrap();
+        }
+    };
+    send_all();
+    let count = |queue: &mut dyn Uplink| {
+        std::iter::from_fn(|| next(queue, Duration::from_millis(200), |frame| is_udp_to(frame, 5000))).count()
+    };
+    let counts = (count(&mut first), count(second.as_mut()));
+    assert!(counts.0 + counts.1 == flows && counts.0 > 0 && counts.1 > 0, "{counts:?}");
+    // What is sent by a queue is answered by it.
+    for (port, peer) in (7000..).zip(&peers) {
+        send(second.as_mut(), &udp(mac, GUEST, [10, 1, 0, 2], [10, 1, 0, 1], port, b"x")).unwrap();
+        peer.recv_from(&mut [0; 10]).unwrap();
+    }
+    send_all();
+    assert_eq!((count(&mut first), count(second.as_mut())), (0, flows));
+    // A device that was made for one queue has one.
+    space.ip("tuntap add one0 mode tap");
+    assert!(space.run(|| Tap::open_many("one0").unwrap().add_queue().unwrap().is_none()));
+    assert!(space.run(|| Tap::open("gw1").unwrap().add_queue().unwrap().is_none()));
+}
+
+#[test]
 fn a_tap_that_was_left_to_us_and_is_deleted_wakes_nobody() {
     let space = Space::new();
     let open = || {
@@ -268,7 +301,7 @@ fn a_tap_that_was_left_to_us_and_is_deleted_wakes_nobody() {
     let tap = Tap::from_fd(parents.try_clone().unwrap()).unwrap();
     address(&space, "in0", 1);
     let shared = PortShared::new(0, "net".into(), [0; 6]).unwrap();
-    let half = UplinkHalf::new(Arc::new(shared), None).unwrap();
+    let half = UplinkHalf::new(vec![shared], None).unwrap();
     half.connect(Box::new(tap));
     let network = Network::with(Parts { uplink: Some(half.clone()), ..Parts::default() }, 0);
     let worker = Worker::new(network).unwrap().spawn("worker-test").unwrap();

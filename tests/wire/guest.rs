@@ -392,6 +392,13 @@ impl Guest {
         assert_eq!(self.receive().frame, marker);
     }
 
+    /// Whether these bytes are anywhere in its memory.
+    pub(crate) fn holds(&self, bytes: &[u8]) -> bool {
+        let mut all = vec![0; self.memory.len()];
+        self.memory.read(0, &mut all);
+        all.windows(bytes.len()).any(|window| window == bytes)
+    }
+
     /// Sends a command on the control queue and returns the answer.
     pub(crate) fn command(&mut self, class: u8, command: u8, data: &[u8]) -> u8 {
         let at = self.memory.len() - COMMAND_SPACE;

@@ -1,16 +1,19 @@
 //! Uplinks whose interfaces come and go, or are not as one would have them: in namespaces of their own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use guestwire::frame::vnet::GSO_UDP_L4;
 use guestwire::sys::tap;
+use guestwire::vhost::features as f;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::daemon::{Daemon, until};
 use crate::dhcp::{lease, renew};
-use crate::guest::{Config, Guest};
+use crate::guest::{Config, Guest, Received, mac, plain};
 use crate::space::Space;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 56, 1);
@@ -139,6 +142,106 @@ fn a_tap_that_was_prepared_needs_no_rights() {
     wait_for_line(&daemon, "the uplink is gone");
     space.ip("tuntap add lab0 mode tap user 0");
     wait_for_line(&daemon, "ip link set lab0 address");
+    daemon.assert_alive();
+}
+
+/// A datagram of the host's that a tap brings as one long frame: the data, and its mark in the middle.
+fn long_datagram(mark: &[u8]) -> Vec<u8> {
+    let mut data: Vec<u8> = (0..40_000_u32).map(|n| (n * 7 / 3) as u8).collect();
+    data[20_000..20_000 + mark.len()].copy_from_slice(mark);
+    data
+}
+
+/// The next IPv4 packet that a guest gets; the host says much else.
+#[track_caller]
+fn receive_ip(guest: &mut Guest) -> Received {
+    loop {
+        let received = guest.receive();
+        if received.frame[12..14] == [8, 0] {
+            return received;
+        }
+    }
+}
+
+/// The same, which is a long one.
+#[track_caller]
+fn receive_long(guest: &mut Guest) -> Vec<u8> {
+    let received = receive_ip(guest);
+    assert_eq!((received.gso_type(), received.gso_size()), (GSO_UDP_L4, 1000));
+    received.frame
+}
+
+#[test]
+fn long_frames_come_whole_to_a_guest_that_is_alone_and_no_guest_ever_sees_anothers() {
+    let space = Space::new();
+    space.ip("tuntap add lan0 mode tap");
+    space.ip("addr add 10.0.0.1/24 dev lan0");
+    let mut daemon = Daemon::in_space(&space, "bridged", &["--tap", "lan0"]);
+    space.ip("link set lan0 up");
+    let sender = space.run(|| UdpSocket::bind("10.0.0.1:0").unwrap());
+    setsockopt(&sender, sockopt::UdpGsoSegment, &1000).unwrap();
+    let address = |n: u8| format!("10.0.0.{n}:7000");
+    for n in 2..7 {
+        space.ip(&format!("neigh add 10.0.0.{n} lladdr 52:54:00:00:00:0{n} dev lan0"));
+    }
+    let send = |n: u8, mark: &[u8]| {
+        let data = long_datagram(mark);
+        sender.send_to(&data, address(n)).unwrap();
+        data
+    };
+    for config in [Config::usual(4), Config::usual(5).without(f::MRG_RXBUF)] {
+        let number = config.number;
+        let mut only = Guest::attach(&daemon.socket(), config);
+        only.send(&plain([0xff; 6], mac(number), b"here"));
+        for round in 0..200_u32 {
+            let data = send(number, &round.to_be_bytes());
+            assert!(receive_long(&mut only).ends_with(&data), "round {round}");
+        }
+    }
+    let mut only = Guest::attach(&daemon.socket(), Config::usual(6).without(f::GUEST_USO4 | f::GUEST_USO6));
+    only.send(&plain([0xff; 6], mac(6), b"here"));
+    for round in 0..20_u32 {
+        let data = send(6, &round.to_be_bytes());
+        for piece in data.chunks(1000) {
+            assert!(receive_ip(&mut only).frame.ends_with(piece), "round {round}");
+        }
+    }
+    drop(only);
+    let mut first = Guest::attach(&daemon.socket(), Config::usual(2));
+    first.send(&plain([0xff; 6], mac(2), b"here"));
+    let data = send(2, b"alone");
+    assert!(receive_long(&mut first).ends_with(&data));
+    let mut second = Guest::attach(&daemon.socket(), Config::usual(3));
+    second.send(&plain([0xff; 6], mac(3), b"here too"));
+    let heard = |first: &mut Guest| first.poll(0).is_some_and(|got| got.frame.ends_with(b"here too"));
+    until("the first one has heard of the second", || heard(&mut first));
+    for round in 0..3_u32 {
+        let (ours, theirs) = (*b"for the first one", *b"for the other one");
+        let data = [send(2, &ours), send(3, &theirs)];
+        assert!(receive_long(&mut first).ends_with(&data[0]), "round {round}");
+        assert!(receive_long(&mut second).ends_with(&data[1]), "round {round}");
+        assert!(!first.holds(&theirs) && !second.holds(&ours), "round {round}");
+    }
+    daemon.assert_alive();
+}
+
+#[test]
+fn a_tap_of_many_queues_has_one_program() {
+    let space = Space::new();
+    space.ip("tuntap add lan0 mode tap multi_queue");
+    let text = "[[network]]\nname = \"lan\"\nmode = \"bridged\"\nsocket-path = \"DIR/net.sock\"\ntap = \"lan0\"\n\
+                workers = 2\n";
+    let mut daemon = Daemon::of_file_in(&space, Stdio::null(), text, "net.sock");
+    let second = daemon.path("second.sock");
+    for workers in ["1", "2"] {
+        let output = space.run(|| {
+            let mut second_daemon = Command::new(env!("CARGO_BIN_EXE_guestwire"));
+            second_daemon.args(["bridged", "--tap", "lan0", "--workers", workers, "--socket-path"]).arg(&second);
+            second_daemon.output().unwrap()
+        });
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("lan0 is in use by another program"), "{said}");
+    }
     daemon.assert_alive();
 }
 

@@ -4,9 +4,11 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use netlink_packet_core::Nla;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoTun, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -31,6 +33,8 @@ pub struct Link {
     pub bridge: bool,
     /// Whether it is a tun or tap device.
     pub tun: bool,
+    /// How many queues of it are open, by whomever, if it is one and the kernel tells.
+    pub queues: u32,
     /// The bridge (or the like) that it is a port of, by number.
     pub controller: Option<u32>,
 }
@@ -48,6 +52,7 @@ impl Link {
             loopback: flags.contains(LinkFlags::Loopback),
             bridge: false,
             tun: false,
+            queues: 0,
             controller: None,
         };
         for attribute in &message.attributes {
@@ -59,12 +64,30 @@ impl Link {
                 LinkAttribute::LinkInfo(infos) => {
                     link.bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
                     link.tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
+                    link.queues = infos.iter().map(queues).sum();
                 }
                 _ => {}
             }
         }
         link
     }
+}
+
+/// The queues of a tap that are open, those that were detached for a while among them.
+fn queues(info: &LinkInfo) -> u32 {
+    // Linux's `if_link.h`; the crate has no names for them.
+    const IFLA_TUN_NUM_QUEUES: u16 = 8;
+    const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
+    let LinkInfo::Data(InfoData::Tun(attributes)) = info else { return 0 };
+    let number = |attribute: &InfoTun| {
+        let is_count = matches!(attribute.kind(), IFLA_TUN_NUM_QUEUES | IFLA_TUN_NUM_DISABLED_QUEUES);
+        let mut value = [0; 4];
+        if is_count && attribute.value_len() == value.len() {
+            attribute.emit_value(&mut value);
+        }
+        u32::from_ne_bytes(value)
+    };
+    attributes.iter().map(number).sum()
 }
 
 /// Whether an interface is a radio's: an access point takes no frames of other senders from it.

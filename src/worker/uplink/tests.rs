@@ -6,10 +6,13 @@ use std::os::unix::net::UnixDatagram;
 use super::*;
 use crate::frame::offload::Offloads;
 use crate::ring::mailbox::Mailbox;
+use crate::ring::{PrivateBurst, VNET_HEADER_READ};
 use crate::switch::Verdict;
 use crate::uplink::loopback::Loopback;
-use crate::worker::network::{Parts, Receiver};
+use crate::worker::forward::Forwarder;
+use crate::worker::network::{Network, Parts, Receiver};
 use crate::worker::receiving::ReceivingHalf;
+use crate::worker::sender::{Origin, Sender};
 
 const ALL: [u8; 6] = [0xff; 6];
 const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
@@ -39,19 +42,18 @@ struct Segment {
     now_s: u32,
 }
 
-fn shared(number: u32, declared: Option<[u8; 6]>) -> Arc<PortShared> {
+fn port(number: u32, declared: Option<[u8; 6]>) -> PortShared {
     let mut shared = PortShared::new(number, "net".into(), [0; 6]).unwrap();
     shared.declared_mac = declared;
-    Arc::new(shared)
+    shared
 }
 
 impl Segment {
     fn new(shared_mac: Option<[u8; 6]>) -> Self {
-        let half = UplinkHalf::new(shared(100, None), shared_mac.map(MacAddr)).unwrap();
+        let half = UplinkHalf::new(vec![port(100, None)], shared_mac.map(MacAddr)).unwrap();
         let network = Network::with(Parts { uplink: Some(half.clone()), ..Parts::default() }, 1);
-        let (taken, index) = network.take_uplink().unwrap();
-        let reader = Reader::new(taken, index, &network);
-        let (forwarder, poller) = (Forwarder::new(network.clone()), Poller::new().unwrap());
+        let reader = network.reader(0).unwrap();
+        let (forwarder, poller) = (Forwarder::new(network.clone(), 0), Poller::new().unwrap());
         Self { half, network, reader, poller, forwarder, guests: Vec::new(), now_s: 1 }
     }
 
@@ -74,7 +76,7 @@ impl Segment {
     }
 
     fn add(&mut self, declared: Option<[u8; 6]>) -> usize {
-        let shared = shared(self.guests.len() as u32, declared);
+        let shared = Arc::new(port(self.guests.len() as u32, declared));
         let half = Arc::new(ReceivingHalf::new(shared.clone(), Arc::new(Mailbox::new().unwrap())));
         let index = self.network.add_port(Receiver::Guest(half)).unwrap();
         self.guests.push((index, Sender::new(shared, Origin::Guest, None)));
@@ -107,11 +109,11 @@ impl Segment {
     }
 
     fn hears(&self) -> Vec<[u8; 6]> {
-        self.half.lock().stations.heard.iter().map(|mac| mac.0).collect()
+        self.half.queues[0].lock().stations.heard.iter().map(|mac| mac.0).collect()
     }
 
     fn counted(&self, counter: Counter) -> u64 {
-        self.half.shared.counters.get(counter)
+        self.half.shared().map(|shared| shared.counters.get(counter)).sum()
     }
 }
 
@@ -270,7 +272,7 @@ fn no_guest_that_shares_the_address_uses_an_ip_address_of_the_host() {
     // The host gets another one.
     let (device, other) = Loopback::pair(Offloads::default());
     let device = device.with_host(MacAddr(HOST), vec![[192, 0, 2, 9].into()]);
-    segment.half.lock().device = Some(Box::new(device));
+    segment.half.queues[0].lock().device = Some(Box::new(device));
     segment.now_s += HOST_AGE_S;
     segment.send(guest_port, &arp(guest(1), [192, 0, 2, 9]));
     assert_eq!((came(&other), segment.counted(Counter::DropTxAddressTaken)), (None, 2));
@@ -283,7 +285,7 @@ fn one_who_floods_groups_leaves_the_lan_its_broadcasts() {
     for _ in 0..3 {
         segment.add(None);
     }
-    let counters = segment.half.shared.clone();
+    let counters = segment.half.queues[0].shared.clone();
     let limited = || counters.counters.get(Counter::DropTxFloodLimit);
     let long = frame([1, 0, 0x5e, 0, 0, 1], ROUTER, 0x0800, &[0; 60_000]);
     while limited() == 0 {
@@ -293,4 +295,52 @@ fn one_who_floods_groups_leaves_the_lan_its_broadcasts() {
     assert_eq!(limited(), 1, "a broadcast passes");
     segment.receive(&other, &long);
     assert_eq!(limited(), 2);
+}
+
+#[test]
+fn each_worker_has_a_queue_of_its_own_as_far_as_the_device_has_them() {
+    let ports = (0..3).map(|_| port(100, None)).collect();
+    let half = UplinkHalf::new(ports, None).unwrap();
+    let network = Network::with(Parts { uplink: Some(half.clone()), ..Parts::default() }, 1);
+    let (mut first, first_end) = Loopback::pair(Offloads::default());
+    let (second, second_end) = Loopback::pair(Offloads::default());
+    first.queues.push(second);
+    half.connect(Box::new(first));
+    let mut workers: Vec<_> = (0..3)
+        .map(|n| (network.reader(n).unwrap(), Forwarder::new(network.clone(), n), Poller::new().unwrap()))
+        .collect();
+    assert!(network.reader(3).is_none());
+    for (reader, _, poller) in &workers {
+        reader.watch(poller, 7, &network);
+    }
+    // A worker without a queue gives to that of another.
+    let guest_half = Arc::new(ReceivingHalf::new(Arc::new(port(0, None)), Arc::new(Mailbox::new().unwrap())));
+    let index = network.add_port(Receiver::Guest(guest_half)).unwrap();
+    let mut burst = PrivateBurst::default();
+    for (n, (_, forwarder, _)) in workers.iter_mut().enumerate() {
+        let mut sender = Sender::new(Arc::new(port(n as u32, None)), Origin::Guest, None);
+        let frame = frame(ALL, guest(n as u8), 0x0800, &[0; 20]);
+        let burst = burst.fill([([0; VNET_HEADER_READ], frame.as_slice())].into_iter(), false);
+        forwarder.forward(index, &mut sender, None, burst, 1_000_000_000);
+    }
+    let came = |end| std::iter::from_fn(|| came(end)).map(|frame| frame[11]).collect::<Vec<_>>();
+    assert_eq!((came(&first_end), came(&second_end)), (vec![0, 2], vec![1]));
+    // Each reads its own.
+    let mut message = vec![0; 12];
+    message.extend(frame(ALL, ROUTER, 0x0800, &[0; 20]));
+    second_end.send(&message).unwrap();
+    let read: Vec<_> = workers.iter_mut().map(|(reader, forwarder, _)| reader.turn(forwarder, 1_000_000_000)).collect();
+    assert_eq!(read, [0, 1, 0]);
+    let counted = |counter| half.shared().map(|shared| shared.counters.get(counter)).collect::<Vec<_>>();
+    assert_eq!((counted(Counter::RxFrames), counted(Counter::TxFrames)), (vec![2, 1, 0], vec![0, 1, 0]));
+    // What one of them finds gone is gone for all.
+    second_end.send(&[]).unwrap();
+    let (reader, forwarder, _) = &mut workers[1];
+    reader.turn(forwarder, 1_000_000_000);
+    assert!(half.is_gone() && half.gone.read().is_ok());
+    // And what it finds of a device that was replaced meanwhile says nothing of the new one.
+    let (again, _end) = Loopback::pair(Offloads::default());
+    half.connect(Box::new(again));
+    half.lose(1, &Gone::Deleted);
+    assert!(!half.is_gone());
 }
