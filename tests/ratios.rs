@@ -67,17 +67,18 @@ fn where_less_is_nothing_there_is_no_ratio() {
 
 #[test]
 fn pairs_are_told_apart_by_how_far_the_cores_were() {
-    let pair = |pair: usize, ways: [u32; 2], rate: u32| {
-        let side = |side: &str, way: u32, rate: u32| {
-            format!(
-                "p,64,ovs,{pair},{side},rate,Mpps,{rate}\np,64,ovs,{pair},{side},bounce-before,ns,60\n\
-                 p,64,ovs,{pair},{side},bounce-after,ns,{way}\n"
-            )
-            .replace(",60\n", &format!(",{}\n", if way > 300 && ways[0] == ways[1] { way } else { 60 }))
-        };
-        side("guestwire", ways[0], rate) + &side("ovs", ways[1], 1)
+    // The ways before and after either side.
+    let pair = |pair: usize, ways: [u32; 4], rate: u32| {
+        let sides = [("guestwire", rate, &ways[..2]), ("ovs", 1, &ways[2..])];
+        let lines = sides.map(|(side, rate, ways)| {
+            let metrics = [("rate", rate), ("bounce-before", ways[0]), ("bounce-after", ways[1])];
+            metrics.map(|(metric, value)| format!("p,64,ovs,{pair},{side},{metric},unit,{value}\n")).concat()
+        });
+        lines.concat()
     };
-    let all = [pair(0, [70, 80], 2), pair(1, [330, 330], 3), pair(2, [330, 70], 4), pair(3, [61, 119], 5)].concat();
+    // One that is far shorter than the others is no measure for them.
+    let near = [pair(0, [28, 70, 60, 80], 2), pair(3, [61, 64, 60, 119], 5)].concat();
+    let all = near + &pair(1, [330, 310, 330, 340], 3) + &pair(2, [61, 330, 60, 70], 4);
     let by_cores = read_by_cores(&format!("{HEAD}{all}")).unwrap();
     let ratios = |cores| {
         let rows = by_cores.get(&cores).unwrap();
@@ -86,7 +87,7 @@ fn pairs_are_told_apart_by_how_far_the_cores_were() {
     assert_eq!(ratios(Cores::Near), [2.0, 5.0]);
     assert_eq!(ratios(Cores::Far), [3.0]);
     assert_eq!(ratios(Cores::Mixed), [4.0]);
-    let alike = format!("{HEAD}{}", pair(0, [70, 80], 2) + &pair(1, [90, 70], 2));
+    let alike = format!("{HEAD}{}", pair(0, [70, 80, 60, 60], 2) + &pair(1, [90, 70, 60, 100], 2));
     assert!(read_by_cores(&alike).unwrap().is_empty(), "nothing to tell apart");
     assert!(read_by_cores(&format!("{HEAD}p,64,ovs,0,ovs,rate,Mpps,1\n")).unwrap().is_empty(), "not known");
 }

@@ -31,8 +31,11 @@ pub(crate) enum Cores {
     Far,
 }
 
-/// How many times as long as the shortest way of a run is a way between cores that are far from each other.
+/// How many times as long as a short way of a run is a way between cores that are far from each other.
 const FAR: f64 = 2.0;
+/// The part of a run's ways that are no longer than a short one: few may be shorter for a moment, as of two threads of
+/// one core.
+const SHORT: f64 = 0.1;
 /// What the metrics that tell the way are called.
 const WAYS: &str = "bounce";
 /// Metrics of which a ratio says nothing, since they are zero, or nearly, where all is well.
@@ -53,9 +56,10 @@ pub(crate) fn read_by_cores(csv: &str) -> Result<BTreeMap<Cores, Rows>, String> 
         let of_pair = sides.iter().filter(|sides| sides.row.metric.starts_with(WAYS));
         of_pair.flat_map(|sides| [sides.ours, sides.theirs]).flatten().collect()
     };
-    let shortest = pairs.values().flat_map(|sides| ways(sides)).fold(f64::INFINITY, f64::min);
+    let all: Vec<f64> = pairs.values().flat_map(|sides| ways(sides)).collect();
+    let short = percentile(&all, SHORT).unwrap_or_default();
     let cores = |sides: &[Sides]| {
-        let (ways, far) = (ways(sides), |way: &f64| *way > FAR * shortest);
+        let (ways, far) = (ways(sides), |way: &f64| *way > FAR * short);
         match ways.iter().filter(|way| far(way)).count() {
             _ if ways.is_empty() => None,
             0 => Some(Cores::Near),

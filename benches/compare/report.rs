@@ -28,8 +28,9 @@ pub(crate) fn write(folder: &Path) {
     }
     if !by_cores.is_empty() {
         text += "\n## Near cores and far ones\n\n\
-                 The machine's two cores were not always as far from each other: a cache line took more than twice as \
-                 long\nas at best in some pairs (far), or on one of their sides (mixed). The same ratios, apart.\n\n\
+                 The machine's two cores were not always as far from each other: in some pairs a cache line took more\n\
+                 than twice as long from one to the other (far), or before or after one of the sides only (mixed).\n\
+                 The same ratios, apart.\n\n\
                  | load | case | peer | metric | cores | guestwire | peer | ratio | 10 % | 90 % | pairs |\n\
                  |---|---|---|---|---|---|---|---|---|---|---|\n";
         for (row, _) in in_order(&rows).into_iter().filter(|(row, _)| !WATCHED.contains(&row.metric.as_str())) {
