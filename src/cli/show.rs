@@ -76,6 +76,12 @@ fn write_services(text: &mut String, network: &Network, services: &Services) -> 
     writeln!(text, "  subnet {}{subnet6}, ours is {}", services.subnet, services.subnet.own())?;
     let Some(dhcp) = &services.dhcp else { return writeln!(text, "  no DHCP") };
     writeln!(text, "  DHCP gives out {}, each for {}", dhcp.range, dhcp.lease)?;
+    if let Some(router) = dhcp.router {
+        writeln!(text, "  guests are told of the router {router}")?;
+    }
+    for route in &dhcp.routes {
+        writeln!(text, "  guests are told that they reach {route}")?;
+    }
     for reservation in network.reservations() {
         writeln!(text, "  {} is kept for {}", reservation.ip, reservation.holder)?;
     }
@@ -193,6 +199,8 @@ fn dhcp_object(network: &Network, dhcp: &Dhcp) -> Value {
         "dns": dns.collect::<Vec<_>>(),
         "domain": dhcp.domain.as_ref().map(|domain| domain.as_str()),
         "search": dhcp.search.iter().map(|domain| domain.as_str()).collect::<Vec<_>>(),
+        "router": dhcp.router,
+        "routes": dhcp.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "leases": dhcp.leases,
         "reservations": reservations.iter().map(|reservation| {
             let (mac, client) = match &reservation.holder {

@@ -181,7 +181,7 @@ pub(super) struct BridgedFlags {
     /// Have all VMs share the interface's MAC address, as Wi-Fi needs it
     ///
     /// An access point lets no other address through. Addresses are rewritten in ARP, NDP, IPv4, IPv6 and DHCP; other
-    /// protocols do not pass.
+    /// protocols do not pass. VMs and this host itself do not reach each other.
     #[arg(long, requires = "nic", help_heading = "The network")]
     mac_nat: bool,
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use super::{
     ATTACHMENTS_MAX, Attachment, Bridged, Config, DNS_MAX, DeclaredPort, Dhcp, Holder, Mode, NETWORKS_MAX, Network,
-    Problem, SEARCH_MAX, Services, Subnet6, TapSource, Via,
+    Problem, ROUTES_MAX, SEARCH_MAX, Services, Subnet6, TapSource, Via,
 };
 
 /// What a problem is about.
@@ -49,6 +49,10 @@ pub enum Field {
     Dns,
     /// The search domains.
     Search,
+    /// The router.
+    Router,
+    /// The routes.
+    Routes,
     /// The file of leases.
     Leases,
     /// The address of a reservation, counted from 0.
@@ -146,7 +150,7 @@ impl Findings {
         self.look_at_ways_in(index, network);
         self.look_at_uplink(index, network);
         if let Some(services) = network.services() {
-            self.look_at_services(index, services);
+            self.look_at_services(index, services, matches!(network.mode, Mode::HostOnly(_)));
         }
         for (number, port) in network.ports.iter().enumerate() {
             self.look_at_port(Place { network: index, port: Some(number), field: Field::Whole }, port, network);
@@ -209,7 +213,8 @@ impl Findings {
         }
     }
 
-    fn look_at_services(&mut self, index: usize, services: &Services) {
+    /// `is_closed`: nothing leaves the network.
+    fn look_at_services(&mut self, index: usize, services: &Services, is_closed: bool) {
         if let Some(subnet6) = services.subnet6 {
             self.once(at(index, Field::Subnet6), Unique::Subnet6(subnet6), || {
                 format!("{subnet6} is another network's too: choose another subnet")
@@ -227,6 +232,7 @@ impl Findings {
             (Field::Dns, dhcp.dns.len(), DNS_MAX, "name servers"),
             (Field::Dns, dhcp.dns6.len(), DNS_MAX, "name servers of IPv6"),
             (Field::Search, dhcp.search.len(), SEARCH_MAX, "search domains"),
+            (Field::Routes, dhcp.routes.len(), ROUTES_MAX, "routes"),
         ] {
             if count > max {
                 self.add(at(index, field), format!("at most {max} {what} can be told to guests: name fewer"));
@@ -236,6 +242,16 @@ impl Findings {
             let text =
                 format!("guests are not told of {server} without a subnet of IPv6: add subnet6, or leave it out");
             self.add(at(index, Field::Dns), text);
+        }
+        let routers = dhcp.router.map(|router| (Field::Router, router)).into_iter();
+        for (field, router) in routers.chain(dhcp.routes.iter().map(|route| (Field::Routes, route.via()))) {
+            if is_closed {
+                self.add(at(index, field), "nothing leaves a host-only network: leave it out, or have an internal one");
+            } else if !subnet.is_for_guests(router) {
+                let (first, last) = (subnet.first(), subnet.last());
+                let text = format!("the router {router} is not one of the guests of {subnet}: {first}-{last}");
+                self.add(at(index, field), text);
+            }
         }
         if let Some(path) = leases {
             let key = Unique::LeaseFile(whole(path));

@@ -17,6 +17,8 @@ pub const LEASE_SECONDS_MAX: u32 = 365 * 86_400;
 pub const DNS_MAX: usize = 8;
 /// Domains that guests are told to search, at most.
 pub const SEARCH_MAX: usize = 6;
+/// Routes that guests are told of, at most: they fit into one option (RFC 3442).
+pub const ROUTES_MAX: usize = 24;
 /// The longest client identifier, in bytes: an option's length is one byte (RFC 2132, 2).
 pub const CLIENT_ID_BYTES_MAX: usize = 255;
 /// Where leases are kept when we run as root.
@@ -37,6 +39,10 @@ pub struct Dhcp {
     pub domain: Option<DomainName>,
     /// The domains in which guests look names up.
     pub search: Vec<DomainName>,
+    /// The router that guests are told of, which is a guest itself. Only on internal networks: others lead nowhere.
+    pub router: Option<Ipv4Addr>,
+    /// Networks that guests are told they reach by a router, likewise.
+    pub routes: Vec<Route4>,
     /// Addresses kept for somebody. Those of declared ports are not here: see [`super::Network::reservations`].
     pub reservations: Vec<Reservation>,
     /// The file that keeps the leases; none: [`lease_file`] says where.
@@ -53,6 +59,8 @@ impl Dhcp {
             dns6: Vec::new(),
             domain: None,
             search: Vec::new(),
+            router: None,
+            routes: Vec::new(),
             reservations: Vec::new(),
             leases: None,
         }
@@ -64,6 +72,57 @@ impl Dhcp {
         let v6 = |server: &IpAddr| if let IpAddr::V6(server) = server { Some(*server) } else { None };
         self.dns = servers.iter().filter_map(v4).collect();
         self.dns6 = servers.iter().filter_map(v6).collect();
+    }
+}
+
+/// A network behind a router: `10.1.0.0/16 via 10.0.0.254`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route4 {
+    network: Ipv4Addr,
+    prefix: u8,
+    via: Ipv4Addr,
+}
+
+impl Route4 {
+    /// The network's address; no bit is set behind the prefix.
+    pub fn network(self) -> Ipv4Addr {
+        self.network
+    }
+
+    /// Bits that all of its addresses share.
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
+    /// The router.
+    pub fn via(self) -> Ipv4Addr {
+        self.via
+    }
+}
+
+impl FromStr for Route4 {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let parts = text.split_once(" via ").and_then(|(network, via)| {
+            let (network, prefix) = network.trim().split_once('/')?;
+            let prefix = prefix.parse::<u8>().ok().filter(|prefix| *prefix <= 32)?;
+            Some((network.parse::<Ipv4Addr>().ok()?, prefix, via.trim().parse::<Ipv4Addr>().ok()?))
+        });
+        let Some((network, prefix, via)) = parts else {
+            return problem("not a route, such as 10.1.0.0/16 via 10.0.0.254");
+        };
+        let bits = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0) & network.to_bits();
+        if bits != network.to_bits() {
+            return problem(format!("{network}/{prefix} is not a network: say {}/{prefix}", Ipv4Addr::from_bits(bits)));
+        }
+        Ok(Self { network, prefix, via })
+    }
+}
+
+impl fmt::Display for Route4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} via {}", self.network, self.prefix, self.via)
     }
 }
 

@@ -24,8 +24,8 @@ use std::path::PathBuf;
 pub use address::{MacAddr, PREFIX_MAX, PREFIX_MIN, Subnet4, Subnet6, Subnet6Choice};
 pub use check::{Field, Place};
 pub use dhcp::{
-    CLIENT_ID_BYTES_MAX, ClientId, DNS_MAX, Dhcp, Holder, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, LeaseTime, Range4,
-    Reservation, SEARCH_MAX, lease_file,
+    CLIENT_ID_BYTES_MAX, ClientId, DNS_MAX, Dhcp, Holder, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, LeaseTime, ROUTES_MAX,
+    Range4, Reservation, Route4, SEARCH_MAX, lease_file,
 };
 pub use guest::{MTU_MIN, Mtu, QUEUE_PAIRS_MAX, QueuePairs, WORKERS_MAX, WorkerCount};
 pub use hash::fnv1a;

@@ -7,6 +7,7 @@
 //! an open descriptor cannot be opened again. Leases are written a moment after they have changed, so that a guest that
 //! makes them change all the time costs a file now and then and no more.
 
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -101,6 +102,7 @@ pub(super) struct Beyond {
     file: Option<LeaseFile>,
     filter: Option<SubnetFilter>,
     prefixes: Vec<Subnet6>,
+    reserved: Vec<Ipv6Addr>,
     /// The MAC address of the host's interface, which guests know, where services answer in its name.
     server_mac: Option<MacAddr>,
     attempts: Attempts,
@@ -109,9 +111,9 @@ pub(super) struct Beyond {
 impl Beyond {
     /// Puts together what a network was made of.
     pub(super) fn new(network: &Network, made: Made, common: &mut Common) -> io::Result<Self> {
-        let Made { uplink, services, filter, prefixes, shared_mac } = made;
+        let Made { uplink, services, filter, prefixes, reserved, shared_mac } = made;
         let server_mac = services.as_ref().map(|settings| settings.server_mac);
-        let mut beyond = Self { filter, prefixes, server_mac, ..Self::default() };
+        let mut beyond = Self { filter, prefixes, reserved, server_mac, ..Self::default() };
         if let Some(device) = uplink {
             let number = common.uplink_number();
             let shared = || PortShared::new(number, network.name.to_string(), [0; 6]);
@@ -131,8 +133,8 @@ impl Beyond {
 
     /// For the network's workers.
     pub(super) fn parts(&self) -> Parts {
-        let (filter, prefixes) = (self.filter.clone(), self.prefixes.clone());
-        Parts { uplink: self.uplink.clone(), services: self.desk.clone(), filter, prefixes }
+        let (filter, prefixes, reserved) = (self.filter.clone(), self.prefixes.clone(), self.reserved.clone());
+        Parts { uplink: self.uplink.clone(), services: self.desk.clone(), filter, prefixes, reserved }
     }
 
     /// Whether there is an uplink.

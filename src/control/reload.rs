@@ -189,6 +189,7 @@ impl Supervisor {
             }
             running.set_network(network);
         }
+        self.follow_links_if_needed();
         // That an interface has gone with its network is no news to the one that makes it again.
         self.follow_uplinks()?;
         for running in new {

@@ -94,13 +94,27 @@ impl Supervisor {
     /// Adds a network.
     pub(super) fn add(&mut self, running: Running) -> io::Result<()> {
         running.watch(&self.poller)?;
-        if running.beyond.has_uplink() && self.monitor.is_none() {
-            let monitor = Monitor::open()?;
-            self.watch(monitor.fd(), Source::Links)?;
-            self.monitor = Some(monitor);
-        }
         self.networks.insert(running.id, running);
+        self.follow_links_if_needed();
         Ok(())
+    }
+
+    /// Hears of the host's interfaces if a network has an uplink, and else of none.
+    pub(super) fn follow_links_if_needed(&mut self) {
+        let mut present = self.networks.values().filter(|running| !running.is_leaving());
+        let is_needed = present.any(|running| running.beyond.has_uplink());
+        if is_needed && self.monitor.is_none() {
+            let monitor = Monitor::open().and_then(|monitor| {
+                self.watch(monitor.fd(), Source::Links)?;
+                Ok(monitor)
+            });
+            match monitor {
+                Ok(monitor) => self.monitor = Some(monitor),
+                Err(error) => tell_deaf(&error),
+            }
+        } else if !is_needed && let Some(monitor) = self.monitor.take() {
+            self.poller.remove(monitor.fd());
+        }
     }
 
     /// Adds a way into a network: a socket on which VMs connect.
@@ -183,8 +197,15 @@ impl Supervisor {
 
     /// Opens uplinks again whose devices are back.
     pub(super) fn follow_uplinks(&mut self) -> io::Result<()> {
-        let Some(monitor) = &mut self.monitor else { return Ok(()) };
-        let events = monitor.read()?;
+        let events = match self.monitor.as_mut().map(Monitor::read) {
+            Some(Ok(events)) => events,
+            Some(Err(error)) => {
+                tell_deaf(&error);
+                self.monitor.take().iter().for_each(|monitor| self.poller.remove(monitor.fd()));
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
         let now = Instant::now();
         for running in self.networks.values_mut().filter(|running| !running.is_leaving()) {
             if running.beyond.follow(&running.network, &events, now) {
@@ -291,4 +312,9 @@ impl Supervisor {
             statistics.finish();
         }
     }
+}
+
+/// Networks go on without it: what has gone is found by who uses it.
+fn tell_deaf(error: &io::Error) {
+    tracing::warn!("the host's interfaces cannot be followed until the file is read again (SIGHUP): {error}");
 }

@@ -4,7 +4,7 @@
 //! theirs. The tap, and with it the address and the route, ends when we end.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::{InheritedTaps, Made, ModeError, PREFIX6, bring_up, host, open_tap, own_mac, prefixes, settings};
 use crate::config::{HostOnly, Network, Services, TapSource};
@@ -19,7 +19,7 @@ pub const SUMMARY: &str = "a network of the host and its VMs, which nothing leav
 
 /// See [`super::make`].
 pub(super) fn make(network: &Network, host_only: &HostOnly, inherited: &mut InheritedTaps) -> Result<Made, ModeError> {
-    let Opened { tap, interface, mac, has_ipv6 } = open(network, host_only, inherited, None)?;
+    let Opened { tap, interface, mac, has_ipv6, reserved } = open(network, host_only, inherited, None)?;
     let (name, services) = (network.name.as_str(), &host_only.services);
     if !has_ipv6 {
         tracing::warn!(
@@ -32,7 +32,7 @@ pub(super) fn make(network: &Network, host_only: &HostOnly, inherited: &mut Inhe
     tracing::info!(network = name, "the host is {own}/{prefix} on {interface}");
     let (subnet, prefixes) = (services.subnet, prefixes(services));
     let filter = Some(SubnetFilter::new(subnet, prefixes.clone()));
-    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes, shared_mac: None })
+    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes, reserved, shared_mac: None })
 }
 
 /// See [`super::reopen`].
@@ -51,6 +51,8 @@ struct Opened {
     interface: String,
     mac: MacAddr,
     has_ipv6: bool,
+    /// Its IPv6 addresses: the link-local one is the kernel's choice.
+    reserved: Vec<Ipv6Addr>,
 }
 
 /// Opens the tap and gives it what the host needs: the MAC address `before` if guests know one already, addresses.
@@ -78,7 +80,10 @@ fn open(
     }
     let has_ipv6 = add_addresses(&host_only.services, &link, &mut netlink)?;
     bring_up(&mut netlink, &link)?;
-    Ok(Opened { tap, interface: link.name, mac, has_ipv6 })
+    let addresses = netlink.addresses(link.index).map_err(host("list the addresses of", &link.name))?;
+    let v6 = |(address, _)| if let IpAddr::V6(address) = address { Some(address) } else { None };
+    let reserved = addresses.into_iter().filter_map(v6).collect();
+    Ok(Opened { tap, interface: link.name, mac, has_ipv6, reserved })
 }
 
 fn set_mac(link: &Link, mac: MacAddr, netlink: &mut Netlink) -> Result<(), ModeError> {

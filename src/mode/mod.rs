@@ -9,12 +9,13 @@ pub mod internal;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{OwnedFd, RawFd};
 
-use crate::config::{Dhcp, Holder, IfName, Mode, Network, Services, Subnet6, TapSource, fnv1a};
+use crate::config::{Dhcp, Holder, IfName, Mode, Network, Route4, Services, Subnet6, TapSource, fnv1a};
 use crate::frame::ethernet::MacAddr;
 use crate::service::{
-    ClientId, Domain, LeaseTime, Pool, Reservation, Settings, SettingsError, Subnet, V4, V6, link_local,
+    ClientId, Domain, LeaseTime, Pool, Reservation, Route, Settings, SettingsError, Subnet, V4, V6, link_local,
 };
 use crate::switch::SubnetFilter;
 use crate::sys::netlink::{Link, Netlink};
@@ -31,6 +32,8 @@ pub struct Made {
     pub filter: Option<SubnetFilter>,
     /// The prefixes in which guests make addresses of their own.
     pub prefixes: Vec<Subnet6>,
+    /// The host's own addresses there, beside those that services answer from.
+    pub reserved: Vec<Ipv6Addr>,
     /// The uplink's MAC address, where guests share it.
     pub shared_mac: Option<MacAddr>,
 }
@@ -167,6 +170,13 @@ fn open_tap(
     inherited: &mut InheritedTaps,
     netlink: &mut Netlink,
 ) -> Result<(Tap, Link), ModeError> {
+    if let Some(name) = source.name(&network.name)
+        && let Some(link) = netlink.link(name.as_str()).map_err(host("look at", &name))?
+        && link.queues > 0
+    {
+        // The kernel keeps a second program only from devices that have one queue.
+        return Err(TapError::Busy(name.to_string()).into());
+    }
     let tap = match (source, source.name(&network.name)) {
         (TapSource::Inherit(fd), _) => {
             let number = fd.number();
@@ -179,10 +189,6 @@ fn open_tap(
     let name = tap.interface();
     let link = netlink.link(&name).map_err(host("look at", &name))?;
     let link = link.ok_or_else(|| host("look at", &name)(io::Error::from_raw_os_error(libc::ENODEV)))?;
-    if link.queues > 1 && !matches!(source, TapSource::Inherit(_)) {
-        // The kernel keeps a second program only from devices that have one queue.
-        return Err(TapError::Busy(name).into());
-    }
     Ok((tap, link))
 }
 
@@ -231,8 +237,8 @@ fn dhcp_settings(network: &Network, dhcp: &Dhcp, subnet: Subnet) -> Result<V4, M
     Ok(V4 {
         subnet,
         pools: vec![Pool::new(&subnet, dhcp.range.first(), dhcp.range.last())?],
-        router: None,
-        routes: Vec::new(),
+        router: dhcp.router,
+        routes: dhcp.routes.iter().map(route).collect::<Result<_, _>>()?,
         dns: dhcp.dns.clone(),
         domain: dhcp.domain.as_ref().map(|domain| domain.as_str().parse()).transpose()?,
         search: search(dhcp)?,
@@ -240,6 +246,10 @@ fn dhcp_settings(network: &Network, dhcp: &Dhcp, subnet: Subnet) -> Result<V4, M
         lease: LeaseTime::new(dhcp.lease.seconds())?,
         reservations: reservations(network)?,
     })
+}
+
+fn route(route: &Route4) -> Result<Route, SettingsError> {
+    Route::new(route.network(), route.prefix(), route.via())
 }
 
 /// Domains in which guests look names up.
@@ -310,6 +320,19 @@ mod tests {
         assert_eq!(v6.dns.first().map(ToString::to_string).as_deref(), Some("fd00::1"));
         assert_eq!((v6.dns.len(), &v6.search), (DNS_MAX, &v4.search));
         assert_eq!(*Services::new(settings.clone(), Leases::default()).settings(), settings, "nothing is cut off");
+    }
+
+    #[test]
+    fn a_router_among_the_guests_and_what_is_behind_it_are_told_of() {
+        let text = "[[network]]\nname = \"lab\"\nmode = \"internal\"\nsocket-path = \"/lab.sock\"\n\
+                    subnet = \"10.0.0.0/24\"\n[network.dhcp]\nrouter = \"10.0.0.9\"\n\
+                    routes = [\"10.1.0.0/16 via 10.0.0.8\"]\n\
+                    [[network.dhcp.reservation]]\nmac = \"02:00:00:00:00:01\"\nip = \"10.0.0.9\"\n";
+        let config = file::parse("lab.toml", text.as_bytes()).unwrap_or_else(|problems| panic!("{problems}"));
+        let v4 = settings_of(&config.networks[0]).v4.unwrap();
+        assert_eq!(v4.router, Some("10.0.0.9".parse().unwrap()));
+        let route = Route::new("10.1.0.0".parse().unwrap(), 16, "10.0.0.8".parse().unwrap()).unwrap();
+        assert_eq!(v4.routes, [route]);
     }
 
     #[test]

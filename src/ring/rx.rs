@@ -22,7 +22,8 @@ const PUBLISH_BYTES: usize = 64 * 1024;
 /// The virtio-net header that we write: with `num_buffers`.
 pub const VNET_HEADER_WRITTEN: usize = 12;
 
-/// Frames longer than this are fetched before they are copied, in bytes: for shorter ones it takes more than it saves.
+/// Where more than this follows a frame's head, in bytes, the next frame is fetched while it is copied: for less it
+/// takes more than it saves.
 const EXPECTED_MIN: usize = 512;
 
 /// What stands before a frame that leaves nothing to its receiver, in one buffer.

@@ -123,7 +123,7 @@ impl Server {
     /// Whether a guest may have the address at all.
     fn is_usable(&self, address: Ipv4Addr) -> bool {
         let subnet = &self.settings.subnet;
-        subnet.is_host(address) && address != subnet.server() && self.settings.router != Some(address)
+        subnet.is_host(address) && address != subnet.server()
     }
 
     /// Whether any guest may have the address.
@@ -132,6 +132,7 @@ impl Server {
             && self.settings.pools.iter().any(|pool| pool.contains(address))
             && !self.reserved.contains_key(&address)
             && !self.settings.dns.contains(&address)
+            && self.settings.router != Some(address)
     }
 
     /// Judges a request, and does what it asks if that may be.

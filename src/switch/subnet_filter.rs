@@ -14,8 +14,9 @@
 //!
 //! Sources are of the subnet too, or link-local (IPv6 alone: Linux routes 169.254.0.0/16), or unspecified where that is
 //! how addresses are sought: with 0.0.0.0 for DHCP and IGMP, with `::` to groups that stay. ARP asks and tells of the
-//! subnet alone. There is nothing but ARP and IP, and no VLAN, so that no other protocol that the host may speak is
-//! reached.
+//! subnet alone. The host's own addresses, the first of each subnet, are no guest's: neither as a source nor as what a
+//! guest says that it has, whatever else it is held to. There is nothing but ARP and IP, and no VLAN, so that no other
+//! protocol that the host may speak is reached.
 //!
 //! No state; a verdict depends on the frame alone. Packets inside of packets (tunnels) are not looked into: the host
 //! would have to be the tunnel's end.
@@ -26,7 +27,8 @@ use crate::config::{Subnet4, Subnet6};
 use crate::frame::arp::Arp;
 use crate::frame::dhcp;
 use crate::frame::ethernet::{self, TYPE_ARP, TYPE_IPV4, TYPE_IPV6};
-use crate::frame::ip::{self, HEADER_V4_LEN, HeaderV4, HeaderV6};
+use crate::frame::ip::{self, Chain, HEADER_V4_LEN, HeaderV4, HeaderV6, ICMPV6};
+use crate::frame::ndp;
 use crate::metrics::Counter;
 
 const OPTION_END: u8 = 0;
@@ -61,7 +63,10 @@ impl SubnetFilter {
     /// The counter of the reason why the frame must be dropped.
     pub fn check_guest(&self, head: &[u8]) -> Result<(), Counter> {
         match packet(head)? {
+            Packet::Arp(arp) if self.is_own_v4(arp.sender) => Err(Counter::DropTxSpoofedNeighbour),
             Packet::Arp(arp) => self.check_arp(&arp),
+            Packet::V4(header, _) if self.is_own_v4(header.source) => Err(Counter::DropTxSpoofedIp),
+            Packet::V6(header, _) if self.is_own_v6(header.source) => Err(Counter::DropTxSpoofedIp),
             Packet::V4(header, at) => {
                 check_options_v4(&head[at + HEADER_V4_LEN..header.transport])?;
                 self.check_source_v4(head, &header)?;
@@ -69,7 +74,10 @@ impl SubnetFilter {
             }
             Packet::V6(header, at) => {
                 let chain = ip::chain_v6(head, at).filter(|chain| !chain.is_routed);
-                chain.ok_or(Counter::DropTxBadPacket)?;
+                let chain = chain.ok_or(Counter::DropTxBadPacket)?;
+                if advertised(head, &header, &chain).is_some_and(|target| self.is_own_v6(target)) {
+                    return Err(Counter::DropTxSpoofedNeighbour);
+                }
                 self.check_source_v6(&header)?;
                 self.check_destination_v6(&header)
             }
@@ -86,6 +94,14 @@ impl SubnetFilter {
             Packet::V4(header, _) => self.check_source_v4(head, &header),
             Packet::V6(header, _) => self.check_source_v6(&header),
         }
+    }
+
+    fn is_own_v4(&self, address: Ipv4Addr) -> bool {
+        address == self.v4.own()
+    }
+
+    fn is_own_v6(&self, address: Ipv6Addr) -> bool {
+        self.v6.iter().any(|prefix| prefix.own() == address)
     }
 
     /// The sender of a probe is unspecified (RFC 5227).
@@ -135,6 +151,13 @@ impl SubnetFilter {
     fn is_inside_v6(&self, address: Ipv6Addr) -> bool {
         address.is_unicast_link_local() || self.v6.iter().any(|prefix| prefix.contains(address))
     }
+}
+
+/// The address that a neighbour advertisement speaks for. In fragments hosts ignore it (RFC 6980).
+fn advertised(head: &[u8], header: &HeaderV6, chain: &Chain) -> Option<Ipv6Addr> {
+    let message = head.get(chain.transport..header.end.min(head.len()))?;
+    let is_advertisement = chain.protocol == ICMPV6 && message.first() == Some(&ndp::NEIGHBOUR_ADVERTISEMENT);
+    if is_advertisement { ndp::target(message) } else { None }
 }
 
 /// Whether it goes to a group that no router passes it on to: one of the interface or the link, whatever the flags

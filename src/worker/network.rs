@@ -9,6 +9,7 @@
 //! A worker keeps its own list of the receivers and makes a new one when [`Network::version`] has changed, that
 //! is when a port has come or gone. A receiver outlives its port in such a list for a moment; it is empty then.
 
+use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -77,6 +78,8 @@ pub struct Parts {
     pub filter: Option<SubnetFilter>,
     /// The prefixes in which guests make addresses of their own.
     pub prefixes: Vec<Subnet6>,
+    /// Addresses that are the host's own, and no guest's.
+    pub reserved: Vec<Ipv6Addr>,
 }
 
 /// A port's place on the network.
@@ -144,7 +147,9 @@ impl Network {
         let uplink = network.parts.uplink.clone();
         network.services().and_then(|desk| desk.settings().claims_mac()).map(|mac| network.claims.reserve_mac(mac));
         let server = network.services().and_then(|desk| desk.settings().v6.as_ref());
-        for address in server.into_iter().flat_map(|v6| v6.address.into_iter().chain([v6.link_local])) {
+        let answers = server.into_iter().flat_map(|v6| v6.address.into_iter().chain([v6.link_local]));
+        for address in answers.chain(network.parts.reserved.iter().copied()) {
+            // False for one that both have.
             network.claims.reserve(address);
         }
         if let Some(index) = uplink.and_then(|half| network.add_port(Receiver::Uplink(half))) {

@@ -17,10 +17,10 @@ const MEGABYTES: usize = 200;
 const DATA_WITHIN: Duration = Duration::from_secs(160);
 
 /// Guests get addresses from the LAN, and reach all of it, the host, and each other.
-fn on_the_lan(way: Way) {
+fn on_the_lan(way: Way, workers: &str) {
     let _turn = Turn::wait();
     let segment = Segment::new(way, 1500);
-    let mut daemon = segment.daemon(&[]);
+    let mut daemon = segment.daemon(&["--workers", workers]);
     let [mut uml, mut qemu] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10), Plan::new(Vmm::Qemu72, 11)]);
     std::thread::scope(|scope| {
         // In an order of its own for each, since an iperf3 has one client at a time.
@@ -51,7 +51,7 @@ fn reaches_all_of_it(segment: &Segment, guest: &mut Guest, machines: [u8; 3], wi
 fn guests_that_share_the_nics_address_are_on_the_lan() {
     let _turn = Turn::wait();
     let segment = Segment::new(Way::Nic, 1500);
-    let mut daemon = segment.daemon(&["--mac-nat"]);
+    let mut daemon = segment.daemon(&["--mac-nat", "--workers", "2"]);
     let [mut a, mut b] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10), Plan::new(Vmm::UmlNew, 11)]);
     let shared = segment.host.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
     for guest in [&mut a, &mut b] {
@@ -98,17 +98,17 @@ fn link_local(text: &str) -> String {
 
 #[test]
 fn guests_are_machines_of_the_lan_by_a_bridge() {
-    on_the_lan(Way::Bridge);
+    on_the_lan(Way::Bridge, "2");
 }
 
 #[test]
 fn guests_are_machines_of_the_lan_by_a_tap() {
-    on_the_lan(Way::Tap);
+    on_the_lan(Way::Tap, "1");
 }
 
 #[test]
 fn guests_are_machines_of_the_lan_by_the_nic() {
-    on_the_lan(Way::Nic);
+    on_the_lan(Way::Nic, "2");
 }
 
 /// Frames of 9,000 bytes pass whole, and tagged frames of a guest and a machine that are on VLAN 100 too.

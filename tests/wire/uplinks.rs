@@ -226,6 +226,25 @@ fn long_frames_come_whole_to_a_guest_that_is_alone_and_no_guest_ever_sees_anothe
 }
 
 #[test]
+fn a_process_without_an_uplink_hears_of_no_interface_and_with_one_again() {
+    let space = Space::new();
+    let text = |mode: &str| format!("[[network]]\nname = \"lab\"\nmode = \"{mode}\"\nsocket-path = \"DIR/net.sock\"\n");
+    let mut daemon = Daemon::of_file_in(&space, Stdio::null(), &text("host-only"), "net.sock");
+    daemon.reload(&text("internal"), "started=1 left=1");
+    std::thread::sleep(Duration::from_millis(500));
+    let before = daemon.sleeps();
+    for _ in 0..5 {
+        next_index(&space);
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(daemon.sleeps(), before, "woken by interfaces that are nobody's");
+    daemon.reload(&text("host-only"), "started=1 left=1");
+    space.ip("link delete gw-lab");
+    wait_for_line(&daemon, "the uplink is back");
+    daemon.assert_alive();
+}
+
+#[test]
 fn a_tap_of_many_queues_has_one_program() {
     let space = Space::new();
     space.ip("tuntap add lan0 mode tap multi_queue");

@@ -6,8 +6,8 @@ use super::Reader;
 use super::section::{Given, Section, Wants};
 use crate::config::{
     Attachment, Bridged, ConnectPath, DNS_MAX, DeclaredPort, Dhcp, Field, Group, Holder, HostOnly, InheritedFd,
-    Internal, LeaseTime, Listen, ListenPath, Mode, Name, Network, OffloadMask, Place, Problem, QueuePairs, Range4,
-    Reservation, SEARCH_MAX, Security, Services, SocketMode, Subnet4, Subnet6, Subnet6Choice, TapSource, Via,
+    Internal, LeaseTime, Listen, ListenPath, Mode, Name, Network, OffloadMask, Place, Problem, QueuePairs, ROUTES_MAX,
+    Range4, Reservation, SEARCH_MAX, Security, Services, SocketMode, Subnet4, Subnet6, Subnet6Choice, TapSource, Via,
     WorkerCount, file_path, problem,
 };
 
@@ -273,6 +273,10 @@ impl Reader {
         dhcp.domain = section.value("domain", Wants::String, str::parse, self).value();
         let search = section.values("search", Wants::String, str::parse, self);
         dhcp.search = self.keep_all(at(Field::Search), SEARCH_MAX, search);
+        let router = section.value("router", Wants::String, parse_ip, self);
+        dhcp.router = self.keep(at(Field::Router), router);
+        let routes = section.values("routes", Wants::String, str::parse, self);
+        dhcp.routes = self.keep_all(at(Field::Routes), ROUTES_MAX, routes);
         let leases = section.value("leases", Wants::String, |text| file_path(text.into()), self);
         dhcp.leases = self.keep(at(Field::Leases), leases);
         let sections: Vec<_> = section.tables("reservation", "[[network.dhcp.reservation]]", self).collect();

@@ -144,6 +144,32 @@ fn host_only_networks_have_their_defaults() {
 }
 
 #[test]
+fn a_guest_of_an_internal_network_may_be_its_router_and_none_of_a_host_only_one() {
+    let network = |mode: &str, more: &str| {
+        format!(
+            "[[network]]\nname = \"a\"\nmode = \"{mode}\"\nsocket-path = \"/a\"\nsubnet = \"10.0.0.0/24\"\n\
+             [network.dhcp]\n{more}\n"
+        )
+    };
+    let said = "router = \"10.0.0.254\"\nroutes = [\"10.1.0.0/16 via 10.0.0.253\", \"0.0.0.0/0 via 10.0.0.254\"]";
+    let internal = config(&network("internal", said)).networks.remove(0);
+    let dhcp = internal.services().unwrap().dhcp.as_ref().unwrap();
+    assert_eq!(dhcp.router, Some("10.0.0.254".parse().unwrap()));
+    let routes: Vec<_> = dhcp.routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, ["10.1.0.0/16 via 10.0.0.253", "0.0.0.0/0 via 10.0.0.254"]);
+    for (mode, said, problem) in [
+        ("host-only", said, "nothing leaves a host-only network"),
+        ("internal", "router = \"10.0.0.1\"", "the router 10.0.0.1 is not one of the guests of 10.0.0.0/24"),
+        ("internal", "routes = [\"10.1.0.0/16 via 10.9.0.1\"]", "the router 10.9.0.1 is not one of the guests"),
+        ("internal", "routes = [\"10.1.0.1/16 via 10.0.0.2\"]", "10.1.0.1/16 is not a network: say 10.1.0.0/16"),
+        ("internal", "routes = [\"10.1.0.0 via 10.0.0.2\"]", "not a route, such as"),
+    ] {
+        let problems = parse("lab.toml", network(mode, said).as_bytes()).unwrap_err();
+        assert!(problems.to_string().contains(problem), "{problems}");
+    }
+}
+
+#[test]
 fn internal_networks_give_addresses_only_when_asked() {
     let text = "[[network]]\nname = \"a\"\nmode = \"internal\"\nsocket-path = \"/a\"\n";
     assert_eq!(config(text).networks[0].services(), None);
@@ -214,6 +240,8 @@ const KEYS: &[&str] = &[
     "dhcp.range",
     "dhcp.lease",
     "dhcp.dns",
+    "dhcp.router",
+    "dhcp.routes",
 ];
 
 proptest! {

@@ -351,6 +351,20 @@ fn reservations_are_kept_for_whom_they_are() {
 }
 
 #[test]
+fn a_router_that_is_a_guest_has_its_address_reserved_and_nobody_else_gets_it() {
+    let reservation = Reservation { client: ClientId::Mac(mac(7)), address: ip(70), name: None };
+    let pools = vec![Pool::new(&v4().subnet, ip(70), ip(72)).unwrap()];
+    for reservations in [vec![reservation], Vec::new()] {
+        let is_reserved = !reservations.is_empty();
+        let settings = settings(V4 { router: Some(ip(70)), pools: pools.clone(), reservations, ..v4() });
+        let mut services = Services::new(settings, Leases::default());
+        let others: Vec<_> = (1..=2).filter_map(|n| lease(&mut services, n, n)).collect();
+        assert!(others.len() == 2 && !others.contains(&ip(70)), "{others:?}");
+        assert_eq!(lease(&mut services, 7, 7), is_reserved.then(|| ip(70)));
+    }
+}
+
+#[test]
 fn a_reservation_that_is_new_is_obeyed_at_the_next_renewal() {
     let mut services = services();
     let address = lease(&mut services, 1, 7).unwrap();

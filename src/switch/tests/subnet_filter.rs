@@ -183,3 +183,17 @@ proptest! {
         let _ = (filter().check_guest(&bytes), filter().check_host(&bytes));
     }
 }
+
+#[test]
+fn the_hosts_addresses_are_no_guests() {
+    let neighbour = |kind: u8, target: &str| {
+        let message = [&[kind, 0, 0, 0, 0x20, 0, 0, 0][..], &v6(target).octets()].concat();
+        packet6("fe80::7", "ff02::1", 58, &message)
+    };
+    assert_eq!(guest(V4, &plain4(HOST, GUEST)), Err(DropTxSpoofedIp));
+    assert_eq!(guest(V6, &plain6("fd00:56::1", "fd00:56::7")), Err(DropTxSpoofedIp));
+    assert_eq!(guest(V6, &neighbour(136, "fd00:56::1")), Err(DropTxSpoofedNeighbour));
+    assert_eq!(guest(V6, &neighbour(136, "fd00:56::7")), Ok(()));
+    assert_eq!(guest(V6, &neighbour(135, "fd00:56::1")), Ok(()), "who asks for it");
+    assert_eq!((host(V4, &plain4(HOST, GUEST)), host(V6, &neighbour(136, "fd00:56::1"))), (Ok(()), Ok(())));
+}
