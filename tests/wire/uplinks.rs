@@ -1,6 +1,6 @@
 //! Uplinks whose interfaces come and go, or are not as one would have them: in namespaces of their own.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use guestwire::vhost::features as f;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::daemon::{Daemon, until};
+use crate::daemon::{Daemon, until, workers};
 use crate::dhcp::{lease, renew};
 use crate::guest::{Config, Guest, Received, mac, plain};
 use crate::space::Space;
@@ -226,6 +226,28 @@ fn long_frames_come_whole_to_a_guest_that_is_alone_and_no_guest_ever_sees_anothe
 }
 
 #[test]
+fn no_guest_has_the_link_local_address_that_the_kernel_chose_for_the_host() {
+    const RANDOM: &str = "3";
+    let space = Space::new();
+    space.set("ipv6/conf/default/addr_gen_mode", RANDOM);
+    let mut daemon = Daemon::in_space(&space, "host-only", &[]);
+    let addresses = space.ip("-6 addr show dev gw-host-only scope link");
+    let host = addresses.split_whitespace().find_map(|word| word.strip_suffix("/64")).expect("a link-local address");
+    let host: Ipv6Addr = host.parse().unwrap();
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(1));
+    let send = |guest: &mut Guest, from: Ipv6Addr| {
+        let to: Ipv6Addr = "ff02::1".parse().unwrap();
+        let packet = [&[0x60, 0, 0, 0, 0, 0, 59, 64][..], &from.octets(), &to.octets()].concat();
+        guest.send(&[&[0x33, 0x33, 0, 0, 0, 1][..], &mac(1), &[0x86, 0xdd], &packet].concat());
+    };
+    send(&mut guest, "fe80::7".parse().unwrap());
+    send(&mut guest, host);
+    daemon.expect_counter(1, "drop_tx_spoofed_ip", 1);
+    assert_eq!(daemon.counters(1)["drop_tx_spoofed_ip"], 1, "the host's, and not the guest's own");
+    daemon.assert_alive();
+}
+
+#[test]
 fn a_process_without_an_uplink_hears_of_no_interface_and_with_one_again() {
     let space = Space::new();
     let text = |mode: &str| format!("[[network]]\nname = \"lab\"\nmode = \"{mode}\"\nsocket-path = \"DIR/net.sock\"\n");
@@ -241,6 +263,42 @@ fn a_process_without_an_uplink_hears_of_no_interface_and_with_one_again() {
     daemon.reload(&text("host-only"), "started=1 left=1");
     space.ip("link delete gw-lab");
     wait_for_line(&daemon, "the uplink is back");
+    daemon.assert_alive();
+}
+
+/// What the switch drops shows where it was read to: it lies in the guest's buffers, and is not announced.
+#[test]
+fn long_frames_are_read_straight_into_the_memory_of_a_guest_that_is_alone_with_one_worker() {
+    const NEIGHBOUR: &str = "52:54:00:00:00:09";
+    let space = Space::new();
+    space.ip("tuntap add lan0 mode tap");
+    space.ip("addr add 10.0.0.1/24 dev lan0");
+    let mut daemon = Daemon::in_space(&space, "bridged", &["--tap", "lan0"]);
+    space.ip("link set lan0 up");
+    let sender = space.run(|| UdpSocket::bind("10.0.0.1:0").unwrap());
+    let own = space.mac("lan0").map(|byte| format!("{byte:02x}")).join(":");
+    // With its address an interface loses its neighbours.
+    let become_station = |address: &str| {
+        space.ip(&format!("link set lan0 address {address}"));
+        for (ip, mac) in [("10.0.0.2", "52:54:00:00:00:02"), ("10.0.0.9", NEIGHBOUR)] {
+            space.ip(&format!("neigh replace {ip} lladdr {mac} dev lan0 nud permanent"));
+        }
+    };
+    let mut guest = Guest::attach(&daemon.socket(), Config::usual(2));
+    guest.send(&plain([0xff; 6], mac(2), b"here"));
+    // A station of the LAN is known: a bridge that floods what is for it sends that to us too.
+    become_station(NEIGHBOUR);
+    sender.send_to(b"known", "10.0.0.2:7000").unwrap();
+    while !receive_ip(&mut guest).frame.ends_with(b"known") {}
+    become_station(&own);
+    setsockopt(&sender, sockopt::UdpGsoSegment, &1000).unwrap();
+    let data = long_datagram(b"for the guest");
+    sender.send_to(&data, "10.0.0.2:7000").unwrap();
+    assert!(receive_long(&mut guest).ends_with(&data));
+    sender.send_to(&long_datagram(b"for the neighbour"), "10.0.0.9:7000").unwrap();
+    daemon.expect_counter(0, "drop_tx_hairpin", 1);
+    assert_eq!(guest.holds(b"for the neighbour"), workers() == 1);
+    assert!(guest.poll(0).is_none(), "it is not announced");
     daemon.assert_alive();
 }
 
