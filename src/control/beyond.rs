@@ -344,5 +344,5 @@ fn open_lease_file(network: &Network) -> Option<LeaseFile> {
     {
         tracing::warn!(network = network.name.as_str(), "the folder {} cannot be made: {error}", folder.display());
     }
-    Some(LeaseFile::new(path))
+    LeaseFile::new(path)
 }

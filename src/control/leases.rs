@@ -3,7 +3,8 @@
 //! Theory of operation. Leases live in memory; the file is a copy that is read once, at start, and replaced as a whole
 //! now and then. Nothing that is wrong with it stops the network: a file that cannot be understood is set aside under
 //! another name, where a person can look at it, and a disk that is full or gone only costs the copy. Both are logged,
-//! the latter once until it is mended.
+//! the latter once until it is mended. A file belongs to one process at a time ([`PathLock`]): whoever comes second goes
+//! without.
 //!
 //! Limits: a file is written beside the old one, made durable, and then takes its name, so that after a crash there is
 //! the old or the new one, whole; what was written under another name at that moment stays until somebody removes it.
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use crate::service::{LEASES_MAX, Leases};
+use crate::sys::lock::{LockError, PathLock};
 
 /// The longest file that is read, in bytes.
 const FILE_BYTES_MAX: usize = 16 << 20;
@@ -29,14 +31,24 @@ const _: () = assert!(LEASES_MAX * ENTRY_BYTES_MAX <= FILE_BYTES_MAX, "what we w
 #[derive(Debug)]
 pub struct LeaseFile {
     path: PathBuf,
+    /// None as long as the folder does not let us make one.
+    lock: Option<PathLock>,
     /// The last attempt to write it failed, and was logged.
     failing: bool,
 }
 
 impl LeaseFile {
-    /// A file that may or may not exist. Its folder must.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, failing: false }
+    /// A file that may or may not exist. Its folder must. None if another process has it.
+    pub fn new(path: PathBuf) -> Option<Self> {
+        match PathLock::take(&path) {
+            Ok(lock) => Some(Self { path, lock: Some(lock), failing: false }),
+            Err(LockError::System { .. }) => Some(Self { path, lock: None, failing: false }),
+            Err(LockError::Held(holder)) => {
+                let path = path.display();
+                warn!("{path} has the leases of {holder}: ours are not kept; stop that one or name another file");
+                None
+            }
+        }
     }
 
     /// Reads the leases. There are none if there is no file, or one that cannot be read or understood; the latter is
@@ -68,7 +80,7 @@ impl LeaseFile {
 
     /// Replaces the file. Returns whether that worked; if not, the file is as it was.
     pub fn save(&mut self, text: &str) -> bool {
-        let result = replace(&self.path, text);
+        let result = self.lock().and_then(|()| replace(&self.path, text));
         match &result {
             Ok(()) if self.failing => info!("leases are kept in {} again", self.path.display()),
             Err(e) if !self.failing => {
@@ -78,6 +90,13 @@ impl LeaseFile {
         }
         self.failing = result.is_err();
         result.is_ok()
+    }
+
+    fn lock(&mut self) -> io::Result<()> {
+        if self.lock.is_none() {
+            self.lock = Some(PathLock::take(&self.path).map_err(io::Error::other)?);
+        }
+        Ok(())
     }
 }
 
@@ -117,9 +136,11 @@ mod tests {
     const TEXT: &str = r#"{"version": 1, "leases": [
         {"address": "10.0.0.2", "client": "mac 52:54:00:00:00:01", "mac": "52:54:00:00:00:01", "expires": 9}]}"#;
 
+    /// Locks apart.
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| !name.ends_with(".lock"));
         names.sort();
         names
     }
@@ -127,7 +148,7 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
-        let mut file = LeaseFile::new(folder.path().join("lab.json"));
+        let mut file = LeaseFile::new(folder.path().join("lab.json")).unwrap();
         assert!(file.load().is_empty());
         let leases = Leases::from_text(TEXT).unwrap();
         for _ in 0..2 {
@@ -146,7 +167,7 @@ mod tests {
             let path = folder.path().join("lab.json");
             fs::write(folder.path().join("lab.json.corrupt"), "one from before").unwrap();
             fs::write(&path, bytes).unwrap();
-            let mut file = LeaseFile::new(path);
+            let mut file = LeaseFile::new(path).unwrap();
             assert!(file.load().is_empty());
             assert_eq!(names(folder.path()), ["lab.json.corrupt"]);
             assert!(fs::read(folder.path().join("lab.json.corrupt")).unwrap() == bytes);
@@ -159,21 +180,37 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lab.json");
         fs::create_dir(&path).unwrap();
-        assert!(LeaseFile::new(path).load().is_empty());
+        assert!(LeaseFile::new(path).unwrap().load().is_empty());
         assert_eq!(names(folder.path()), ["lab.json.corrupt"]);
+    }
+
+    #[test]
+    fn a_file_has_one_owner_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lab.json");
+        let first = LeaseFile::new(path.clone()).unwrap();
+        assert!(LeaseFile::new(path.clone()).is_none());
+        drop(first);
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "the lock is gone");
+        // One that could not be locked at first is not written when it has become another's.
+        let mut late = LeaseFile { path: path.clone(), lock: None, failing: false };
+        let other = LeaseFile::new(path).unwrap();
+        assert!(!late.save(TEXT));
+        drop(other);
+        assert!(late.save(TEXT));
     }
 
     #[test]
     fn a_folder_that_cannot_be_written_costs_only_the_copy() {
         // Nobody can make a file there, not even root.
-        let mut file = LeaseFile::new("/proc/self/leases.json".into());
+        let mut file = LeaseFile::new("/proc/self/leases.json".into()).unwrap();
         assert!(file.load().is_empty());
         assert!(!file.save(TEXT) && file.failing);
         assert!(!file.save(TEXT));
         let folder = tempfile::tempdir().unwrap();
         file.path = folder.path().join("lab.json");
         assert!(file.save(TEXT) && !file.failing);
-        assert!(!LeaseFile::new(folder.path().join("gone/lab.json")).save(TEXT));
+        assert!(!LeaseFile::new(folder.path().join("gone/lab.json")).unwrap().save(TEXT));
     }
 
     /// The folder of a small disk: set where this test runs itself again, in a mount namespace of its own.
@@ -183,7 +220,7 @@ mod tests {
     fn a_full_disk_leaves_the_file_as_it_was() {
         if let Some(folder) = std::env::var_os(SMALL_DISK) {
             let folder = PathBuf::from(folder);
-            let mut file = LeaseFile::new(folder.join("lab.json"));
+            let mut file = LeaseFile::new(folder.join("lab.json")).unwrap();
             assert!(file.save(TEXT));
             let long = TEXT.to_owned() + &" ".repeat(1 << 20);
             assert!(!file.save(&long), "the disk has 64 KiB");

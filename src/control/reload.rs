@@ -19,7 +19,7 @@ use super::holdings::exclude_each_other;
 use super::listeners::Door;
 use super::running::Running;
 use super::source::NetworkId;
-use super::start::{StartError, bind, failed, start_network};
+use super::start::{StartError, bind, failed};
 use super::supervisor::Supervisor;
 use super::ways::WayIn;
 use crate::config::file::{self, FileError};
@@ -147,7 +147,7 @@ impl Supervisor {
         let in_the_way: Vec<&Name> =
             leaving.map(|running| &running.network).filter(|other| succeeds(network, other)).map(|o| &o.name).collect();
         if in_the_way.is_empty() {
-            plan.new.push(start_network(id, network, &mut InheritedTaps::new(), &mut self.common)?);
+            plan.new.push(self.start_network(id, network, &mut InheritedTaps::new())?);
         } else {
             // One whose name is another's now has that one in its place.
             let may_return = |name: &&&Name| !config.networks.iter().any(|other| other.name == ***name);
@@ -193,10 +193,10 @@ impl Supervisor {
         // That an interface has gone with its network is no news to the one that makes it again.
         self.follow_uplinks()?;
         for running in new {
-            self.add(running)?;
+            self.add(running);
         }
         for anew in anew {
-            self.start_anew(&anew, &mut left, &mut ways)?;
+            self.start_anew(&anew, &mut left, &mut ways);
         }
         // Sockets that nobody asks for any more go away now: their names may be asked for in another way.
         doors.retain(|(left, _)| ways.iter().any(|(_, way, _)| way.attachment == left.attachment));
@@ -217,15 +217,10 @@ impl Supervisor {
     }
 
     /// Starts a network in the place of one of those that have `left`, or else that one again.
-    fn start_anew(
-        &mut self,
-        anew: &Anew,
-        left: &mut Vec<Network>,
-        ways: &mut Vec<(NetworkId, WayIn, Option<Door>)>,
-    ) -> io::Result<()> {
+    fn start_anew(&mut self, anew: &Anew, left: &mut Vec<Network>, ways: &mut Vec<(NetworkId, WayIn, Option<Door>)>) {
         let (Anew { id, network, before }, taps) = (anew, &mut InheritedTaps::new());
         let id = *id;
-        let error = match start_network(id, network, taps, &mut self.common) {
+        let error = match self.start_network(id, network, taps) {
             Ok(running) => return self.add(running),
             Err(error) => error,
         };
@@ -233,17 +228,16 @@ impl Supervisor {
         let place = left.iter().position(|left| Some(&left.name) == before.as_ref());
         let Some(before) = place.map(|place| left.swap_remove(place)) else {
             tracing::error!("SIGHUP: {error}; the network {} is down until the file is read again", network.name);
-            return Ok(());
+            return;
         };
         tracing::error!("SIGHUP: {error}; the network {} is started again as it was before", before.name);
-        match start_network(id, &before, taps, &mut self.common) {
+        match self.start_network(id, &before, taps) {
             Ok(running) => {
                 ways.extend(WayIn::all(&before).into_iter().map(|way| (id, way, None)));
-                self.add(running)
+                self.add(running);
             }
             Err(error) => {
                 tracing::error!("SIGHUP: {error}; the network {} is down until the file is read again", before.name);
-                Ok(())
             }
         }
     }

@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 
 use super::hints::all_instructions;
 use super::listeners::Door;
-use super::ports::Common;
 use super::running::Running;
 use super::source::NetworkId;
 use super::statistics::Statistics;
@@ -113,8 +112,8 @@ pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
         Supervisor::new(config.clone(), signals, nofile_limit, statistics).map_err(failed("wait for events"))?;
     for network in &config.networks {
         let id = supervisor.new_id().map_err(failed("run one more network"))?;
-        let running = start_network(id, network, &mut inherited.taps, &mut supervisor.common)?;
-        supervisor.add(running).map_err(failed("wait for events"))?;
+        let running = supervisor.start_network(id, network, &mut inherited.taps)?;
+        supervisor.add(running);
         for way in WayIn::all(network) {
             open(&mut supervisor, id, way, &mut inherited.sockets)?;
         }
@@ -123,19 +122,26 @@ pub(super) fn start(config: &Config) -> Result<Supervisor, StartError> {
     Ok(supervisor)
 }
 
-/// Starts one network: everything but the ways into it.
-///
-/// Whatever else a network is made of, its uplink and its services, begins here and nowhere else.
-pub(super) fn start_network(
-    id: NetworkId,
-    network: &Network,
-    taps: &mut InheritedTaps,
-    common: &mut Common,
-) -> Result<Running, StartError> {
-    let made =
-        mode::make(network, taps).map_err(|source| StartError::Mode { network: network.name.to_string(), source })?;
-    tracing::info!(network = network.name.as_str(), offloads = %network.offload, "{}", mode::summary(network));
-    Running::new(id, network, made, common).map_err(failed("start workers"))
+impl Supervisor {
+    /// Starts one network: everything but the ways into it.
+    ///
+    /// Whatever else a network is made of, its uplink and its services, begins here and nowhere else.
+    pub(super) fn start_network(
+        &mut self,
+        id: NetworkId,
+        network: &Network,
+        taps: &mut InheritedTaps,
+    ) -> Result<Running, StartError> {
+        let name = network.name.as_str();
+        let made = mode::make(network, taps).map_err(|source| StartError::Mode { network: name.to_owned(), source })?;
+        tracing::info!(network = name, offloads = %network.offload, "{}", mode::summary(network));
+        let mut running = Running::new(id, network, made, &mut self.common).map_err(failed("start workers"))?;
+        if let Err(error) = running.watch(&self.poller) {
+            drop(running.leave(&self.poller));
+            return Err(failed("wait for events")(error));
+        }
+        Ok(running)
+    }
 }
 
 /// Opens one way into a network.

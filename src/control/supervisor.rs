@@ -91,12 +91,10 @@ impl Supervisor {
         Ok(id)
     }
 
-    /// Adds a network.
-    pub(super) fn add(&mut self, running: Running) -> io::Result<()> {
-        running.watch(&self.poller)?;
+    /// Adds a network that was started.
+    pub(super) fn add(&mut self, running: Running) {
         self.networks.insert(running.id, running);
         self.follow_links_if_needed();
-        Ok(())
     }
 
     /// Hears of the host's interfaces if a network has an uplink, and else of none.

@@ -116,7 +116,7 @@ counters! {
     DropTxBadPacket => "drop_tx_bad_packet",
     /// Sent frames dropped: for an address outside of the subnet.
     DropTxOutsideSubnet => "drop_tx_outside_subnet",
-    /// Sent frames dropped: from an address outside of the subnet.
+    /// Sent frames dropped: from an address outside of the subnet, or of the link of the NIC that guests share.
     DropTxForeignSource => "drop_tx_foreign_source",
     /// Sent frames dropped: neither IP nor ARP, and the network carries nothing else.
     DropTxNotIp => "drop_tx_not_ip",

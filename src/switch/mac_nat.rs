@@ -14,9 +14,11 @@
 //! Incoming, broadcast and multicast pass as they are. A unicast frame gets its guest's address as its destination, and
 //! so does the target of an ARP message. A DHCP answer that is unicast nevertheless goes by `chaddr`. What is for no
 //! guest is the host's own ([`Destination::NotOurs`]); so is everything for an address that the host has
-//! ([`MacNat::set_host_addresses`]), which no guest can claim. Two frames are given back the group address that they
-//! lost on their way: the answer to an ARP probe (RFC 5227), which names no address that could be looked up, goes to
-//! all, since it warns of a conflict; and so does a packet for a group, which some access points send as unicast.
+//! ([`MacNat::set_host_addresses`]), which no guest can claim. Nor can a guest claim an address that is not on the link
+//! with the host's: what comes for such a one is on its way through the host to somebody else. Unless a DHCP server
+//! gave it, or the host has no prefix of its family there, so that nothing is known of the link. Two frames are given
+//! back the group address that they lost on their way: the answer to an ARP probe (RFC 5227), which names no address
+//! that could be looked up, goes to all, since it warns of a conflict; and so does a packet for a group, which some access points send as unicast.
 //!
 //! Duplicate addresses. Guests find each other's on the network itself, where nothing is rewritten. A guest that uses
 //! an address that another has used within 30 seconds is not let out with it ([`Counter::DropTxAddressTaken`]): the
@@ -29,6 +31,8 @@
 //! among them) are left alone; there it is a name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use super::PortId;
 use super::owners::{Claim, Owner, Owners};
@@ -65,7 +69,7 @@ pub enum Destination {
 #[derive(Debug)]
 pub struct MacNat {
     own: MacAddr,
-    host: Vec<IpAddr>,
+    host: Vec<IpNet>,
     addresses: Owners<IpAddr>,
     /// Which port a MAC address is behind.
     stations: Owners<MacAddr>,
@@ -90,8 +94,9 @@ impl MacNat {
         self.own = own;
     }
 
-    /// The host's own addresses, instead of those before: no guest may use them.
-    pub fn set_host_addresses(&mut self, addresses: &[IpAddr]) {
+    /// The host's own addresses, instead of those before: no guest may use them. Their prefixes are those of the NIC's
+    /// link: a guest may use the others in them.
+    pub fn set_host_addresses(&mut self, addresses: &[IpNet]) {
         self.host = addresses.to_vec();
     }
 
@@ -224,8 +229,27 @@ impl MacNat {
         if address.is_multicast() || address.is_loopback() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return Err(Counter::DropTxBadPacket);
         }
-        let is_free = !self.host.contains(&address) && self.addresses.claim(address, sender, Claim::Used);
+        if !self.is_on_link(address) && !self.has(sender, address) {
+            return Err(Counter::DropTxForeignSource);
+        }
+        let is_free = !self.is_hosts(address) && self.addresses.claim(address, sender, Claim::Used);
         if is_free { Ok(()) } else { Err(Counter::DropTxAddressTaken) }
+    }
+
+    fn is_hosts(&self, address: IpAddr) -> bool {
+        self.host.iter().any(|own| own.addr() == address)
+    }
+
+    /// Whether neighbours on the NIC's link may have an address, as far as the host's own tell.
+    fn is_on_link(&self, address: IpAddr) -> bool {
+        let is_of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
+        let is_shared = |net: &&IpNet| net.prefix_len() < net.max_prefix_len() && !is_link_local(net.addr());
+        let mut links = self.host.iter().filter(is_of_family).filter(is_shared).peekable();
+        is_link_local(address) || links.peek().is_none() || links.any(|net| net.contains(&address))
+    }
+
+    fn has(&self, guest: Owner, address: IpAddr) -> bool {
+        self.owner(address, guest.seen_s).is_some_and(|owner| owner.port == guest.port && owner.mac == guest.mac)
     }
 
     /// Rewrites a frame that came from the NIC, and says where it belongs. `now_s` is a monotonic clock in seconds. Not
@@ -279,7 +303,7 @@ impl MacNat {
 
     /// The guest that has an address: the host may have got it after a guest used it.
     fn owner(&self, address: IpAddr, now_s: u32) -> Option<Owner> {
-        self.addresses.find(address, now_s).filter(|_| !self.host.contains(&address))
+        self.addresses.find(address, now_s).filter(|_| !self.is_hosts(address))
     }
 
     fn incoming_arp(&self, frame: &mut [u8], at: usize, now_s: u32) -> Option<Receiver> {
@@ -306,10 +330,18 @@ impl MacNat {
         let answer = Dhcp::parse(message).filter(|message| !message.is_request)?;
         let client = Owner { seen_s: now_s, ..self.stations.find(answer.client, now_s)? };
         let address = IpAddr::V4(answer.your);
-        if dhcp::is_ack(message) && !address.is_unspecified() && !self.host.contains(&address) {
+        if dhcp::is_ack(message) && !address.is_unspecified() && !self.is_hosts(address) {
             self.addresses.claim(address, client, Claim::Given);
         }
         Some(client)
+    }
+}
+
+/// Addresses that are on every link.
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 

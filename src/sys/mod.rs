@@ -3,6 +3,7 @@
 
 pub mod addresses;
 pub mod fd;
+pub mod lock;
 pub mod malloc;
 pub mod netlink;
 pub mod packet;

@@ -3,25 +3,26 @@
 //! Theory of operation. A frontend that is waiting for us tries to connect all the time, so the name of a socket must
 //! never stand for something half made: [`BoundSocket::bind`] binds `PATH~`, gives it its group and mode, listens, and
 //! then renames it to `PATH`. Whether another process has the path is not something that the socket can tell (it may
-//! be stale, or about to be replaced), so `PATH.lock` does: it is locked with flock(2) for as long as we live, with our
-//! process id in it, and the kernel unlocks it however we end. It also makes `PATH~` ours alone. When we end, the
-//! listener is closed first, then the name goes, if it still is our socket's, and the lock file last.
+//! be stale, or about to be replaced), so a lock beside it does ([`PathLock`]). It also makes `PATH~` ours alone. When
+//! we end, the listener is closed first, then the name goes, if it still is our socket's, and the lock file last.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::Permissions;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname,
     getsockopt, listen, socket, sockopt,
 };
+
+use super::lock::{Holder, LockError, PathLock, with_suffix};
 
 /// Why a path could not be listened on. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -58,15 +59,11 @@ pub enum BindError {
     },
 }
 
-/// The process that holds a lock.
-#[derive(Debug)]
-pub struct Holder(Option<u32>);
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(pid) => write!(f, "process {pid}"),
-            None => f.write_str("another process"),
+impl BindError {
+    fn locking(socket: &Path, error: LockError) -> Self {
+        match error {
+            LockError::Held(holder) => Self::Locked { path: socket.to_owned(), holder },
+            LockError::System { doing, path, source } => Self::System { doing, path, source },
         }
     }
 }
@@ -96,65 +93,6 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// `PATH.lock`, locked. Removed when dropped.
-#[derive(Debug)]
-struct PathLock {
-    path: PathBuf,
-    _file: Flock<File>,
-}
-
-impl PathLock {
-    fn take(socket: &Path) -> Result<Self, BindError> {
-        let path = with_suffix(socket, ".lock");
-        loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&path)
-                .doing("open", &path)?;
-            let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => file,
-                Err((file, Errno::EWOULDBLOCK)) => {
-                    return Err(BindError::Locked { path: socket.to_owned(), holder: holder(file) });
-                }
-                Err((_, e)) => return Err(e).doing("lock", &path),
-            };
-            // The holder before us may have removed the file between our opening and our locking it: then we hold a
-            // lock that nobody else will ever see, and try again with the file that has the name now.
-            let ours = file.metadata().doing("look at", &path)?;
-            if std::fs::symlink_metadata(&path).is_ok_and(|m| (m.dev(), m.ino()) == (ours.dev(), ours.ino())) {
-                file.set_len(0).doing("write", &path)?;
-                writeln!(file, "{}", std::process::id()).doing("write", &path)?;
-                return Ok(Self { path, _file: file });
-            }
-        }
-    }
-}
-
-impl Drop for PathLock {
-    fn drop(&mut self) {
-        // While it is locked: whoever opened it meanwhile sees that it has gone, and tries again.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-fn holder(lock: File) -> Holder {
-    let mut text = String::new();
-    // It may have locked the file and not yet written: then we do not know who.
-    let _ = lock.take(32).read_to_string(&mut text);
-    Holder(text.trim().parse().ok())
-}
-
 /// A listening socket that we made and whose name goes when it is dropped.
 #[derive(Debug)]
 pub struct BoundSocket {
@@ -178,7 +116,7 @@ impl BoundSocket {
     /// # Errors
     /// See [`BindError`].
     pub fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<Self, BindError> {
-        let lock = PathLock::take(path)?;
+        let lock = PathLock::take(path).map_err(|error| BindError::locking(path, error))?;
         refuse_the_living(path)?;
         let temporary = with_suffix(path, "~");
         if std::fs::symlink_metadata(&temporary).is_ok_and(|m| m.file_type().is_socket()) {

@@ -1,9 +1,10 @@
 //! An uplink for tests: its other end is a socket in the test's hand.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
+
+use ipnet::IpNet;
 
 use super::{FrameBuffer, Gone, Received, Sent, Uplink, not_received, not_sent};
 use crate::frame::ethernet::MacAddr;
@@ -18,7 +19,7 @@ pub(crate) struct Loopback {
     socket: UnixDatagram,
     offloads: Offloads,
     gather: Gather,
-    host: Option<(MacAddr, Vec<IpAddr>)>,
+    host: Option<(MacAddr, Vec<IpNet>)>,
     /// Further queues, for who asks for them.
     pub(crate) queues: Vec<Loopback>,
 }
@@ -34,7 +35,7 @@ impl Loopback {
     }
 
     /// The same, with a host that has these addresses on it.
-    pub(crate) fn with_host(self, mac: MacAddr, addresses: Vec<IpAddr>) -> Self {
+    pub(crate) fn with_host(self, mac: MacAddr, addresses: Vec<IpNet>) -> Self {
         Self { host: Some((mac, addresses)), ..self }
     }
 }
@@ -64,7 +65,7 @@ impl Uplink for Loopback {
         self.host.as_ref().map(|(mac, _)| *mac)
     }
 
-    fn host_addresses(&self) -> io::Result<Vec<IpAddr>> {
+    fn host_addresses(&self) -> io::Result<Vec<IpNet>> {
         Ok(self.host.as_ref().map(|(_, addresses)| addresses.clone()).unwrap_or_default())
     }
 

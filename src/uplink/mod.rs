@@ -9,8 +9,9 @@
 //! The network sees an uplink as a port, and counts so: `tx_` is what comes from the uplink, `rx_` what it is given.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+
+use ipnet::IpNet;
 
 use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::Offloads;
@@ -84,11 +85,12 @@ pub trait Uplink: Send + std::fmt::Debug {
         None
     }
 
-    /// The host's own IP addresses, which no guest may use that shares [`Self::host_mac`].
+    /// The host's own IP addresses, which no guest may use that shares [`Self::host_mac`]; those on this uplink with
+    /// the prefix of the addresses that are on the link with them.
     ///
     /// # Errors
     /// When the process is out of descriptors or memory.
-    fn host_addresses(&self) -> io::Result<Vec<IpAddr>> {
+    fn host_addresses(&self) -> io::Result<Vec<IpNet>> {
         Ok(Vec::new())
     }
 

@@ -29,10 +29,11 @@
 //! machine's byte order, which must be the little one.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use ipnet::IpNet;
 
 use super::echo::Echoes;
 use super::filter;
@@ -156,6 +157,12 @@ impl RawNic {
     pub fn open_shared(name: &str) -> Result<Self, RawNicError> {
         let (link, own) = find(name)?;
         Self::on(link, own, None, true)
+    }
+
+    /// The interface's name now: it may have been given another.
+    fn interface(&self) -> String {
+        let name = rustix::net::netdevice::index_to_name(&self.socket, self.link.index);
+        name.unwrap_or_else(|_| self.link.name.clone())
     }
 
     fn on(link: Link, own: MacAddr, host: Option<Tap>, is_shared: bool) -> Result<Self, RawNicError> {
@@ -303,8 +310,7 @@ fn socket(link: &Link, with_host: bool, filter: &[packet::Instruction]) -> io::R
 
 impl Uplink for RawNic {
     fn name(&self) -> String {
-        let name = rustix::net::netdevice::index_to_name(&self.socket, self.link.index);
-        format!("nic {}", name.unwrap_or_else(|_| self.link.name.clone()))
+        format!("nic {}", self.interface())
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -401,8 +407,8 @@ impl Uplink for RawNic {
         Some(self.own)
     }
 
-    fn host_addresses(&self) -> io::Result<Vec<IpAddr>> {
-        addresses::of_host()
+    fn host_addresses(&self) -> io::Result<Vec<IpNet>> {
+        addresses::of_host(&self.interface())
     }
 
     fn lost(&mut self) -> (Counter, u64) {

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
+
 use crate::sys::netlink::Route;
 
 /// Routes of so few bits stand for "everything else", alone or as two halves.
@@ -36,17 +38,10 @@ pub fn suggest_free_subnet(routes: &[Route], prefix_len: u8) -> Option<Ipv4Addr>
     starts.filter(fits).map(|(start, ..)| start).find(is_free).map(Ipv4Addr::from)
 }
 
-/// Whether two ranges have an address in common: whether the wider one's bits are those of the other.
+/// Whether two ranges have an address in common: whether the one is in the other.
 fn share_addresses(a: (IpAddr, u8), b: (IpAddr, u8)) -> bool {
-    let prefix_len = a.1.min(b.1);
-    let (x, y, bits) = match (a.0, b.0) {
-        (IpAddr::V4(x), IpAddr::V4(y)) => (u128::from(u32::from(x)), u128::from(u32::from(y)), 32),
-        (IpAddr::V6(x), IpAddr::V6(y)) => (u128::from(x), u128::from(y), 128),
-        _ => return false,
-    };
-    // A prefix of no bits shifts all of them out.
-    let rest = bits - u32::from(prefix_len).min(bits);
-    (x ^ y).checked_shr(rest).unwrap_or(0) == 0
+    let [a, b] = [a, b].map(|(address, prefix_len)| IpNet::new(address, prefix_len));
+    matches!((a, b), (Ok(a), Ok(b)) if a.contains(&b) || b.contains(&a))
 }
 
 #[cfg(test)]

@@ -192,6 +192,17 @@ impl Daemon {
         self.log.lock().expect("not poisoned").clone()
     }
 
+    /// How many lines of its log have this text.
+    pub(crate) fn lines_with(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits until its log has this text.
+    #[track_caller]
+    pub(crate) fn wait_for_line(&self, text: &str) {
+        until(&format!("{text:?} in the log: {:#?}", self.log()), || self.lines_with(text) > 0);
+    }
+
     /// Log lines that are warnings or worse.
     pub(crate) fn warnings(&self) -> Vec<String> {
         self.log().into_iter().filter(|line| line.contains(" WARN ") || line.contains("ERROR ")).collect()

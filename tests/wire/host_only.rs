@@ -279,15 +279,6 @@ fn a_checksum_that_would_be_written_into_what_was_judged_is_refused() {
     daemon.assert_alive();
 }
 
-fn lines_with(daemon: &Daemon, text: &str) -> usize {
-    daemon.log().iter().filter(|line| line.contains(text)).count()
-}
-
-#[track_caller]
-fn wait_for_line(daemon: &Daemon, text: &str) {
-    until(&format!("{text:?} in the log: {:#?}", daemon.log()), || lines_with(daemon, text) > 0);
-}
-
 #[test]
 fn a_tap_that_is_deleted_is_made_again_and_the_guests_go_on() {
     let space = Space::new();
@@ -296,8 +287,8 @@ fn a_tap_that_is_deleted_is_made_again_and_the_guests_go_on() {
     let host = space.mac(TAP);
     guest.reach(host);
     space.ip(&format!("link delete {TAP}"));
-    wait_for_line(&daemon, "the uplink is gone");
-    wait_for_line(&daemon, "the uplink is back");
+    daemon.wait_for_line("the uplink is gone");
+    daemon.wait_for_line("the uplink is back");
     assert_eq!(space.mac(TAP), host, "guests remember it");
     guest.reach(host);
     daemon.assert_alive();
@@ -311,12 +302,12 @@ fn a_tap_of_the_users_is_waited_for() {
     let mut guest = Talker::new(&daemon, 1);
     guest.reach(space.mac("lab0"));
     space.ip("link delete lab0");
-    wait_for_line(&daemon, "the uplink is gone");
+    daemon.wait_for_line("the uplink is gone");
     // Guests are among themselves meanwhile, and get leases.
     let mut other = Talker::new(&daemon, 2);
-    assert_eq!(lines_with(&daemon, "the uplink is back"), 0);
+    assert_eq!(daemon.lines_with("the uplink is back"), 0);
     space.ip("tuntap add lab0 mode tap");
-    wait_for_line(&daemon, "the uplink is back");
+    daemon.wait_for_line("the uplink is back");
     let host = space.mac("lab0");
     guest.reach(host);
     other.reach(host);
@@ -332,11 +323,11 @@ fn a_tap_that_goes_down_and_up_is_used_again() {
     guest.reach(host);
     let ours = space.ip(&format!("-6 -o addr show dev {TAP} scope global"));
     space.ip(&format!("link set {TAP} down"));
-    wait_for_line(&daemon, "the uplink is down");
+    daemon.wait_for_line("the uplink is down");
     guest.ask(host);
     daemon.expect_counter(0, "drop_rx_down", 1);
     space.ip(&format!("link set {TAP} up"));
-    wait_for_line(&daemon, "the uplink is up");
+    daemon.wait_for_line("the uplink is up");
     guest.reach(host);
     until("the host has its IPv6 address again", || {
         space.ip(&format!("-6 -o addr show dev {TAP} scope global")).split_whitespace().nth(3)
@@ -356,9 +347,9 @@ fn a_tap_may_be_renamed_while_frames_pass() {
     space.ip(&format!("link set {TAP} down"));
     space.ip(&format!("link set {TAP} name other0"));
     space.ip("link set other0 up");
-    wait_for_line(&daemon, "other0");
+    daemon.wait_for_line("other0");
     guest.reach(host);
-    assert_eq!(lines_with(&daemon, "the uplink is gone"), 0);
+    assert_eq!(daemon.lines_with("the uplink is gone"), 0);
     daemon.assert_alive();
 }
 
@@ -404,4 +395,23 @@ fn a_subnet_that_the_host_reaches_elsewhere_is_refused_and_another_is_named() {
     // Default routes lead everywhere, and collide with nothing.
     space.ip("route add default via 192.168.56.1");
     Daemon::in_space(&space, "host-only", &["--subnet", "10.1.0.0/24"]).assert_alive();
+}
+
+#[test]
+fn a_file_of_leases_belongs_to_one_process_at_a_time() {
+    let [one, other] = [Space::new(), Space::new()];
+    let first = Daemon::in_space(&one, "host-only", &[]);
+    let leases = first.path("leases").display().to_string();
+    lease(&mut Guest::attach(&first.socket(), Config::usual(1)));
+    until("the file", || std::fs::exists(&leases).unwrap());
+    let before = std::fs::read(&leases).unwrap();
+    let section = "[[network]]\nname = \"two\"\nmode = \"host-only\"\nsocket-path = \"DIR/two.sock\"\n";
+    let text = format!("{section}[network.dhcp]\nleases = \"{leases}\"\n");
+    let mut second = Daemon::of_file_in(&other, std::process::Stdio::null(), &text, "two.sock");
+    second.expect_warning(&format!("{leases} has the leases of process {}: ours are not kept", first.pid()));
+    lease(&mut Guest::attach(&second.path("two.sock"), Config::usual(2)));
+    // Leases that have changed are written a second later.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(std::fs::read(&leases).unwrap(), before);
+    second.assert_alive();
 }

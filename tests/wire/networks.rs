@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -276,6 +277,98 @@ fn a_declared_port_gets_the_address_that_the_file_says_now() {
         assert_eq!(lease(&mut web).to_string(), ip);
         assert_eq!(lease(&mut other), its, "the others' stay, and their connections");
     }
+    daemon.assert_alive();
+}
+
+/// The host, which sends back what guests say to it.
+struct Echo {
+    guest: Guest,
+    host: ([u8; 6], Ipv4Addr),
+    address: Ipv4Addr,
+    /// How many numbers.
+    said: u32,
+}
+
+impl Echo {
+    const PORT: u16 = 4007;
+
+    /// A guest with this address, which the host knows, on a network where the host has the interface `tap`.
+    fn new(space: &Space, guest: Guest, address: Ipv4Addr, tap: &str) -> Self {
+        let [a, b, c, _] = address.octets();
+        let own = mac(guest.config.number).map(|byte| format!("{byte:02x}")).join(":");
+        space.ip(&format!("neigh replace {address} lladdr {own} dev {tap}"));
+        Self { guest, host: (space.mac(tap), Ipv4Addr::new(a, b, c, 1)), address, said: 0 }
+    }
+
+    /// Has the host answer for as long as the socket lives, which is until the test's process ends.
+    fn serve(space: &Space) {
+        let socket = space.run(|| UdpSocket::bind(("0.0.0.0", Self::PORT)).unwrap());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 64];
+            while let Ok((len, from)) = socket.recv_from(&mut bytes) {
+                socket.send_to(&bytes[..len], from).unwrap();
+            }
+        });
+    }
+
+    /// Says the next few numbers, and checks that each of them comes back.
+    fn round(&mut self) {
+        let own = mac(self.guest.config.number);
+        let numbers = self.said..self.said + 8;
+        for number in numbers.clone() {
+            let packet = PacketBuilder::ethernet2(own, self.host.0);
+            let packet = packet.ipv4(self.address.octets(), self.host.1.octets(), 64).udp(5, Self::PORT);
+            let mut frame = Vec::new();
+            packet.write(&mut frame, &number.to_be_bytes()).unwrap();
+            self.guest.send(&frame);
+        }
+        for number in numbers {
+            let is_answer = |frame: &[u8]| frame[..6] == own && frame[12..14] == [8, 0];
+            // The host says other things too.
+            let frame = std::iter::repeat_with(|| self.guest.receive().frame).find(|frame| is_answer(frame)).unwrap();
+            assert_eq!(frame[42..46], number.to_be_bytes(), "none is lost and none is late");
+            self.said += 1;
+        }
+    }
+}
+
+#[test]
+fn what_did_not_change_loses_no_frame_to_the_host_and_the_lan() {
+    let space = Space::new();
+    space.ip("tuntap add lan0 mode tap");
+    space.ip("addr add 10.2.0.1/24 dev lan0");
+    space.ip("link set lan0 up");
+    let bridged = network("lan", "tap = \"lan0\"").replace("internal", "bridged");
+    let text = host_only("ho", "t0", 1, "ho.sock") + &bridged;
+    let mut daemon = Daemon::of_file_in(&space, Stdio::null(), &text, "lan.sock");
+    let [mut a, b] = [("ho.sock", 1), ("lan.sock", 2)]
+        .map(|(socket, number)| Guest::attach(&daemon.path(socket), Config::usual(number)));
+    let address = lease(&mut a);
+    Echo::serve(&space);
+    let mut echoes = [Echo::new(&space, a, address, "t0"), Echo::new(&space, b, [10, 2, 0, 9].into(), "lan0")];
+    let done = AtomicBool::new(false);
+    let texts = [
+        // A network with an uplink comes, changes, and goes.
+        text.clone() + &host_only("new", "t1", 3, "new.sock"),
+        text.clone() + &host_only("new", "t1", 4, "new.sock"),
+        // A socket and a declared port more on those that stay, and fewer again.
+        text.replace("DIR/lan.sock\"", "DIR/lan.sock\"\nconnect = \"DIR/nobody\"") + WEB,
+        text.clone(),
+    ];
+    std::thread::scope(|scope| {
+        let (finished, daemon) = (&done, &daemon);
+        scope.spawn(move || {
+            for text in texts.iter().cycle().take(3 * texts.len()) {
+                daemon.reload(text, DONE);
+            }
+            finished.store(true, Ordering::SeqCst);
+        });
+        while !done.load(Ordering::SeqCst) {
+            echoes.iter_mut().for_each(Echo::round);
+        }
+    });
+    assert!(echoes[0].said >= 100, "{} frames while the file was read again", echoes[0].said);
+    assert!(space.link("t1").is_none() && daemon.warnings().is_empty(), "{:#?}", daemon.warnings());
     daemon.assert_alive();
 }
 

@@ -18,15 +18,6 @@ use crate::space::Space;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 56, 1);
 
-fn lines_with(daemon: &Daemon, text: &str) -> usize {
-    daemon.log().iter().filter(|line| line.contains(text)).count()
-}
-
-#[track_caller]
-fn wait_for_line(daemon: &Daemon, text: &str) {
-    until(&format!("{text:?} in the log: {:#?}", daemon.log()), || lines_with(daemon, text) > 0);
-}
-
 /// Warnings but those that an interface is down, as one that is deleted is for a moment.
 fn warnings(daemon: &Daemon) -> Vec<String> {
     daemon.warnings().into_iter().filter(|line| !line.contains("the uplink is down")).collect()
@@ -52,7 +43,7 @@ fn an_inherited_tap_that_is_gone_is_told_once_and_not_tried() {
     let mut guest = Guest::attach(&daemon.socket(), Config::usual(1));
     let address = lease(&mut guest);
     space.ip("link delete left0");
-    wait_for_line(&daemon, "descriptor 5 cannot be opened again");
+    daemon.wait_for_line("descriptor 5 cannot be opened again");
     // Whatever happens to interfaces, and for longer than the first pause.
     space.ip("tuntap add left0 mode tap");
     std::thread::sleep(Duration::from_millis(2500));
@@ -74,14 +65,14 @@ fn an_uplink_that_cannot_be_opened_is_tried_after_growing_pauses() {
     let before = next_index(&space);
     let start = Instant::now();
     space.ip("link delete gw-lan");
-    wait_for_line(&daemon, "the uplink cannot be opened again");
+    daemon.wait_for_line("the uplink cannot be opened again");
     std::thread::sleep(Duration::from_secs(4));
     let (made, elapsed) = (next_index(&space) - before - 1, start.elapsed());
     // At once, and 1, 3 and 7 seconds later.
     assert!((2..=4).contains(&made) || elapsed > Duration::from_secs(10), "{made} taps in {elapsed:?}");
     assert_eq!(warnings(&daemon).len(), 2, "{:#?}", daemon.warnings());
     space.ip("link set br0 mtu 1500");
-    wait_for_line(&daemon, "the uplink is back");
+    daemon.wait_for_line("the uplink is back");
     daemon.assert_alive();
 }
 
@@ -95,9 +86,9 @@ fn a_tap_that_is_made_again_has_the_address_that_guests_know() {
     let address = lease(&mut guest);
     renew(&mut guest, address, HOST, host);
     space.ip("link delete lab0");
-    wait_for_line(&daemon, "the uplink is gone");
+    daemon.wait_for_line("the uplink is gone");
     space.ip("tuntap add lab0 mode tap");
-    wait_for_line(&daemon, "the uplink is back");
+    daemon.wait_for_line("the uplink is back");
     assert_eq!(space.mac("lab0"), host);
     renew(&mut guest, address, HOST, host);
     daemon.assert_alive();
@@ -111,9 +102,9 @@ fn a_host_without_ipv6_has_a_network_and_one_warning() {
     lease(&mut Guest::attach(&daemon.socket(), Config::usual(1)));
     // Up again is when addresses are given again.
     space.ip("link set gw-host-only down");
-    wait_for_line(&daemon, "the uplink is down");
+    daemon.wait_for_line("the uplink is down");
     space.ip("link set gw-host-only up");
-    wait_for_line(&daemon, "the uplink is up");
+    daemon.wait_for_line("the uplink is up");
     let warnings = warnings(&daemon);
     assert!(warnings.len() == 1 && warnings[0].contains("disable_ipv6"), "{warnings:#?}");
     daemon.assert_alive();
@@ -139,9 +130,9 @@ fn a_tap_that_was_prepared_needs_no_rights() {
     assert_eq!(daemon.warnings(), Vec::<String>::new());
     // One that is made again as it was, but with an address that guests do not know.
     space.ip("link delete lab0");
-    wait_for_line(&daemon, "the uplink is gone");
+    daemon.wait_for_line("the uplink is gone");
     space.ip("tuntap add lab0 mode tap user 0");
-    wait_for_line(&daemon, "ip link set lab0 address");
+    daemon.wait_for_line("ip link set lab0 address");
     daemon.assert_alive();
 }
 
@@ -262,7 +253,7 @@ fn a_process_without_an_uplink_hears_of_no_interface_and_with_one_again() {
     assert_eq!(daemon.sleeps(), before, "woken by interfaces that are nobody's");
     daemon.reload(&text("host-only"), "started=1 left=1");
     space.ip("link delete gw-lab");
-    wait_for_line(&daemon, "the uplink is back");
+    daemon.wait_for_line("the uplink is back");
     daemon.assert_alive();
 }
 
@@ -332,14 +323,14 @@ fn an_uplink_has_one_of_the_places_for_ports() {
     let space = Space::new();
     let mut daemon = Daemon::in_space(&space, "host-only", &[]);
     let mut vms: Vec<_> = (1..PLACES).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
-    let connected = |daemon: &Daemon| lines_with(daemon, "a VM has connected");
+    let connected = |daemon: &Daemon| daemon.lines_with("a VM has connected");
     until("all are let in", || connected(&daemon) == PLACES - 1);
     let _late = UnixStream::connect(daemon.socket()).unwrap();
-    wait_for_line(&daemon, "the network has 1023 ports, the most there can be");
+    daemon.wait_for_line("the network has 1023 ports, the most there can be");
     assert_eq!(connected(&daemon), PLACES - 1);
     vms.pop();
     until("the one that waited is let in", || connected(&daemon) == PLACES);
-    assert_eq!(lines_with(&daemon, "not attached"), 0);
+    assert_eq!(daemon.lines_with("not attached"), 0);
     daemon.assert_alive();
 }
 
@@ -358,7 +349,7 @@ fn a_quiet_network_with_leases_wakes_no_thread_with_its_uplink_or_without() {
     for is_there in [true, false] {
         if !is_there {
             space.ip("link delete lab0");
-            wait_for_line(&daemon, "the uplink is gone");
+            daemon.wait_for_line("the uplink is gone");
         }
         std::thread::sleep(Duration::from_millis(500));
         let before = daemon.sleeps();

@@ -1,5 +1,6 @@
 //! MAC-NAT: what leaves shows the NIC's address alone, and what comes finds its guest.
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::packets::*;
@@ -22,8 +23,12 @@ const LAN6: &str = "fe80::1";
 
 fn nat() -> MacNat {
     let mut nat = MacNat::new(NIC);
-    nat.set_host_addresses(&[v4(HOST).into(), v6("fe80::2").into()]);
+    nat.set_host_addresses(&[net("192.168.1.2/24"), net("fe80::2/64"), net("10.0.0.1/32")]);
     nat
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
 }
 
 /// What becomes of a frame that guest A (station 1) or B (station 2) sends.
@@ -204,6 +209,7 @@ fn the_first_of_two_keeps_an_address_until_it_is_silent() {
 #[test]
 fn one_guest_cannot_push_out_anothers_addresses() {
     let mut nat = two_guests();
+    nat.set_host_addresses(&[]);
     for i in 0..1000 * ADDRESSES_PER_PORT_MAX as u32 {
         let [_, b, c, d] = i.to_be_bytes();
         send(&mut nat, B, V4, &packet4(&format!("10.{b}.{c}.{d}"), LAN4, 6, &[], 0, &[]), 1).unwrap();
@@ -384,10 +390,32 @@ proptest! {
 #[test]
 fn an_address_that_the_host_gets_is_the_hosts_whoever_used_it_before() {
     let mut nat = two_guests();
-    nat.set_host_addresses(&[v4(A4).into(), v6(A6).into()]);
+    nat.set_host_addresses(&[net("192.168.1.11/24"), net("fe80::a/64")]);
     let answer = packet4(LAN4, A4, 6, &[], 0, &[8; 20]);
     assert_eq!(receive(&mut nat, NIC, V4, &answer, 10).0, Destination::NotOurs);
     assert_eq!(receive(&mut nat, NIC, V6, &packet6(LAN6, A6, 6, &[8; 20]), 10).0, Destination::NotOurs);
     let packet = packet4(A4, LAN4, 6, &[], 0, &[9; 20]);
     assert_eq!(send(&mut nat, A, V4, &packet, 10), Err(DropTxAddressTaken));
+}
+
+#[test]
+fn what_is_not_on_the_link_is_no_guests_unless_a_server_gave_it() {
+    let (mut nat, far) = (nat(), "172.17.0.5");
+    let packet = packet4(far, LAN4, 6, &[], 0, &[9; 20]);
+    assert_eq!(send(&mut nat, A, V4, &packet, 0), Err(DropTxForeignSource));
+    // What the host passes on to whoever is behind it.
+    let routed = packet4(LAN4, far, 6, &[], 0, &[8; 20]);
+    assert_eq!(receive(&mut nat, NIC, V4, &routed, 1).0, Destination::NotOurs);
+    assert!(send(&mut nat, A, V4, &packet4("169.254.7.7", LAN4, 6, &[], 0, &[9; 20]), 1).is_ok());
+    // The host has no prefix of IPv6 there, so that nothing is known of what is on the link.
+    assert!(send(&mut nat, A, V6, &packet6("2001:db8::5", LAN6, 6, &[9; 20]), 1).is_ok());
+    nat.set_host_addresses(&[net("192.168.1.2/24"), net("2001:db8:1::2/64")]);
+    let other = packet6("2001:db8:2::5", LAN6, 6, &[9; 20]);
+    assert_eq!(send(&mut nat, A, V6, &other, 2), Err(DropTxForeignSource));
+    assert!(send(&mut nat, A, V6, &packet6("2001:db8:1::5", LAN6, 6, &[9; 20]), 2).is_ok());
+    let ack = udp4((LAN4, 67), ("255.255.255.255", 68), &dhcp(2, 5, mac(1), far));
+    receive(&mut nat, BROADCAST, V4, &ack, 3);
+    assert_eq!(receive(&mut nat, NIC, V4, &routed, 4).0, Destination::Guest(A));
+    assert!(send(&mut nat, A, V4, &packet, 5).is_ok());
+    assert_eq!(send(&mut nat, B, V4, &packet, 5), Err(DropTxForeignSource));
 }

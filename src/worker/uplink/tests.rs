@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 
+use ipnet::IpNet;
+
 use super::*;
 use crate::frame::offload::Offloads;
 use crate::ring::mailbox::Mailbox;
@@ -65,7 +67,7 @@ impl Segment {
     /// The same, on which the host has these IP addresses too.
     fn connect_with(&mut self, host: [u8; 6], addresses: &[[u8; 4]]) -> UnixDatagram {
         let (device, other) = Loopback::pair(Offloads::default());
-        let addresses = addresses.iter().copied().map(IpAddr::from).collect();
+        let addresses = addresses.iter().copied().map(|address| IpNet::from(IpAddr::from(address))).collect();
         self.half.connect(Box::new(device.with_host(MacAddr(host), addresses)));
         self.look();
         other
@@ -271,7 +273,7 @@ fn no_guest_that_shares_the_address_uses_an_ip_address_of_the_host() {
     assert!(came(&other).is_some());
     // The host gets another one.
     let (device, other) = Loopback::pair(Offloads::default());
-    let device = device.with_host(MacAddr(HOST), vec![[192, 0, 2, 9].into()]);
+    let device = device.with_host(MacAddr(HOST), vec![IpNet::from(IpAddr::from([192, 0, 2, 9]))]);
     segment.half.queues[0].lock().device = Some(Box::new(device));
     segment.now_s += HOST_AGE_S;
     segment.send(guest_port, &arp(guest(1), [192, 0, 2, 9]));
