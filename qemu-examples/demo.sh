@@ -94,9 +94,9 @@ choose_command() {
     version=$(qemu-system-x86_64 --version | sed -n 's/^QEMU emulator version \([0-9]*\.[0-9]*\).*/\1/p')
     major=${version%%.*} minor=${version#*.}
     [[ $version ]] || die "qemu-system-x86_64 does not tell its version"
-    command_file="$root/qemu-examples/internal/qemu-1-queue.cmd" extra=""
+    command_file="$root/qemu-examples/$mode/qemu-1-queue.cmd" extra=""
     if ((major < 9 || (major == 9 && minor < 2))); then
-        command_file="$root/qemu-examples/internal/qemu-before-9.2-1-queue.cmd"
+        command_file="$root/qemu-examples/$mode/qemu-before-9.2-1-queue.cmd"
     fi
     # QEMU 7.2 crashes on a vhost-user NIC with MSI-X vectors under TCG.
     if [[ $ACCEL == *tcg* ]] && ((major < 10)); then

@@ -2,7 +2,7 @@
 //! grows, nothing that passes shows what it must not, and a guest's frames change nothing for its neighbour.
 #![no_main]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use guestwire::config::Subnet6;
@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
     guard.set_prefixes(&prefixes);
     let filter = SubnetFilter::new("10.0.0.0/24".parse().expect("a subnet"), prefixes.to_vec());
     let mut nat = MacNat::new(NIC);
-    nat.set_host_addresses(&[IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9))]);
+    nat.set_host_addresses(&["10.0.0.9/24".parse().expect("an address")]);
 
     let mut now_s = 0;
     while !input.is_empty() {

@@ -1,20 +1,21 @@
 //! A hostile guest: it writes anything into its rings between our calls and, in some inputs, from a second thread
-//! during
-//! them. Its frames are taken and delivered to its own receive ring or to another guest's. Nothing may panic, loop, or
-//! touch
-//! a byte outside of the guests' memory, which lies between pages that nobody may touch.
+//! during them. Its frames are taken and delivered to its own receive ring or to another guest's, and frames of an
+//! uplink are read straight into that ring's buffers. Nothing may panic, loop, or touch a byte outside of the guests'
+//! memory, which lies between pages that nobody may touch.
 #![no_main]
 
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::thread::Thread;
 
 use guestwire::ring::mailbox::RingSetup;
 use guestwire::ring::{
-    BURST_FRAMES_MAX, Burst, ControlRing, FRAME_LEN_MAX, HEAD_MAX, Refusal, RingError, RingOptions, RxRing, TxRing,
-    VNET_HEADER_WRITTEN,
+    BURST_FRAMES_MAX, Burst, ControlRing, FRAME_LEN_MAX, HEAD_MAX, InPlace, Refusal, RingError, RingOptions, RxRing,
+    TxRing, VNET_HEADER_READ, VNET_HEADER_WRITTEN,
 };
+use guestwire::sys::uio::read_in_place;
 use guestwire_fuzz::memory::GuardedMemory;
 use guestwire_fuzz::{Input, canary};
 use libfuzzer_sys::fuzz_target;
@@ -29,6 +30,16 @@ static EVENT: LazyLock<EventFd> = LazyLock::new(|| {
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
     EventFd::from_flags(flags).expect("an eventfd")
 });
+
+/// The uplink, and its other end.
+static UPLINK: LazyLock<[UnixDatagram; 2]> = LazyLock::new(|| {
+    let (ours, other) = UnixDatagram::pair().expect("sockets");
+    ours.set_nonblocking(true).expect("a socket");
+    [ours, other]
+});
+/// What comes from the uplink: a virtio-net header, and the longest frame of bytes that no two neighbours share.
+static ARRIVING: LazyLock<Vec<u8>> =
+    LazyLock::new(|| (0..VNET_HEADER_WRITTEN + FRAME_LEN_MAX + 1).map(|i| (i % 251) as u8).collect());
 
 /// Where a ring of `size` entries lies: descriptor table, available ring, used ring.
 fn areas(base: u64, size: u16) -> [u64; 3] {
@@ -123,6 +134,7 @@ struct World {
     rx: RxRing,
     control: ControlRing,
     burst: Burst,
+    in_place: InPlace,
 }
 
 impl World {
@@ -150,7 +162,7 @@ impl World {
         let tx = TxRing::new(mem(&rings[0]), &mut rings[0].setup(start), options, header_len, read_header).ok()?;
         let rx = RxRing::new(mem(&rings[1]), &mut rings[1].setup(start), options, header_len, mergeable).ok()?;
         let control = ControlRing::new(mem(&rings[0]), &mut rings[0].setup(start), options).ok()?;
-        Some(Self { rings, tx, rx, control, burst: Burst::default() })
+        Some(Self { rings, tx, rx, control, burst: Burst::default(), in_place: InPlace::default() })
     }
 
     /// One thing that the guest or we do. An error stops the ring, as the worker does.
@@ -168,7 +180,8 @@ impl World {
             4 => place.post(u16::from(input.u8())),
             5 | 6 => self.describe(&place, op & 0x0f == 6, input),
             7 => GUESTS[place.guest].write(place.areas[1].wrapping_add(2), &input.u16().to_le_bytes()),
-            8 | 9 => self.forward()?,
+            8 => self.forward()?,
+            9 => self.read_in_place(usize::from(input.u16()), input.u8())?,
             10 => {
                 self.rx.flush();
             }
@@ -222,6 +235,31 @@ impl World {
             }
         }
         self.tx.complete(&self.burst);
+        self.rx.flush();
+        Ok(())
+    }
+
+    /// Reads a frame of `len` bytes into the receive ring's next buffers and delivers it, or drops it.
+    fn read_in_place(&mut self, len: usize, fate: u8) -> Result<(), RingError> {
+        let next = self.rx.next_avail();
+        if !self.in_place.lend(&mut self.rx) {
+            return Ok(());
+        }
+        let frame = &ARRIVING[VNET_HEADER_WRITTEN..][..len.min(FRAME_LEN_MAX)];
+        let [ours, other] = &*UPLINK;
+        other.send(&ARRIVING[..VNET_HEADER_WRITTEN + frame.len()]).expect("there is room");
+        assert_eq!(read_in_place(ours, &mut self.in_place).expect("a frame"), VNET_HEADER_WRITTEN + frame.len());
+        assert_eq!(self.in_place.head(frame.len()), &frame[..frame.len().min(HEAD_MAX)]);
+        let burst = self.in_place.frame([0; VNET_HEADER_READ], frame.len());
+        assert_eq!((burst.len(), burst.frame_len(0), burst.bytes(0).len()), (1, frame.len(), frame.len()));
+        let delivered =
+            if fate & 1 == 0 { self.rx.deliver([0xaa; VNET_HEADER_WRITTEN], &burst.bytes(0)) } else { Ok(()) };
+        self.in_place.release();
+        match delivered {
+            Ok(()) => assert_eq!(self.rx.next_avail() == next, fate & 1 != 0, "what is dropped takes no buffer"),
+            Err(Refusal::NoBuffer | Refusal::TooBig) => assert_eq!(self.rx.next_avail(), next),
+            Err(Refusal::Ring(error)) => return Err(error),
+        }
         self.rx.flush();
         Ok(())
     }
