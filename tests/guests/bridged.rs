@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::Turn;
 use crate::daemon::Daemon;
-use crate::data::Stream;
 use crate::guest::{COMMAND_WITHIN, Guest, Plan, Vmm, Wire};
 use crate::lan::{PATIENCE, until};
 use crate::segment::{HOST, OTHER, SERVER, Segment, Way, ip, iperf_both_ways, ping_machine};
@@ -40,50 +39,53 @@ fn reaches_all_of_it(segment: &Segment, guest: &mut Guest, machines: [u8; 3], wi
         segment.ping_guest(machine, guest);
         iperf_both_ways(guest, &ip(machine));
     }
-    groups(segment, guest);
+    groups(segment, guest, &machines);
     for &machine in with_data {
         segment.data_both_ways(machine, guest, MEGABYTES, DATA_WITHIN);
     }
 }
 
-/// Guests that share the NIC's MAC address get addresses from the LAN and reach all of it, and each other.
+/// Guests that share the NIC's MAC address get addresses from the LAN and reach all of it, and each other, with long
+/// frames too.
 #[test]
 fn guests_that_share_the_nics_address_are_on_the_lan() {
     let _turn = Turn::wait();
-    let segment = Segment::new(Way::Nic, 1500);
-    let mut daemon = segment.daemon(&["--mac-nat", "--workers", "2"]);
-    let [mut a, mut b] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10), Plan::new(Vmm::UmlNew, 11)]);
+    let segment = Segment::new(Way::Nic, 9000);
+    let mut daemon = segment.daemon(&["--mac-nat", "--workers", "2", "--mtu", "9000"]);
+    let [mut uml, mut qemu] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10), jumbo_qemu()]);
     let shared = segment.host.mac("eth0").map(|byte| format!("{byte:02x}")).join(":");
-    for guest in [&mut a, &mut b] {
+    for guest in [&mut uml, &mut qemu] {
         for machine in [SERVER, OTHER] {
             ping_machine(guest, machine);
             segment.ping_guest(machine, guest);
-            iperf_both_ways(guest, &ip(machine));
         }
+        jumbo(&segment, guest, [SERVER, OTHER]);
+        groups(&segment, guest, &[SERVER, OTHER]);
         for address in [guest.ip(), guest.ip6()] {
             let seen = segment.other.ip(&format!("neigh show {address}"));
             assert!(seen.contains(&shared), "{guest} is not at {shared}: {seen}");
         }
     }
-    ping(&mut a, &b);
-    iperf_both_ways(&mut a, &b.ip());
-    segment.data_both_ways(SERVER, &mut a, MEGABYTES, DATA_WITHIN);
+    ping(&mut uml, &qemu);
+    iperf_both_ways(&mut uml, &qemu.ip());
+    segment.data_both_ways(SERVER, &mut uml, MEGABYTES, DATA_WITHIN);
+    segment.data_both_ways(OTHER, &mut qemu, MEGABYTES, DATA_WITHIN);
     daemon.assert_alive();
 }
 
-/// What a machine sends to all is heard by a guest, and what the guest sends to all by everybody.
-fn groups(segment: &Segment, guest: &mut Guest) {
+/// What a machine sends to all is heard by a guest, and what the guest sends to all by all machines that it reaches,
+/// which are these.
+fn groups(segment: &Segment, guest: &mut Guest, machines: &[u8]) {
     guest.ok("echo 0 >/proc/sys/net/ipv4/icmp_echo_ignore_broadcasts");
     let answers = guest.ok("ping -c 3 -i 0.2 10.9.0.255");
-    for machine in [SERVER, OTHER, HOST] {
-        assert!(answers.contains(&format!("from {}:", ip(machine))), "{guest} asked {machine} among all:\n{answers}");
+    for machine in machines {
+        assert!(answers.contains(&format!("from {}:", ip(*machine))), "{guest} asked {machine} among all:\n{answers}");
     }
     let answers = segment.command(&segment.other, "ping", "-c 3 -i 0.2 -b 10.9.0.255");
     assert!(answers.contains(&format!("from {}:", guest.ip())), "{guest} was asked among all:\n{answers}");
     let answers = guest.ok("ping -6 -c 3 -i 0.2 -I eth0 ff02::1");
-    for (space, interface) in
-        [(&segment.server, "lan0"), (&segment.other, "eth0"), (&segment.host, segment.host_interface())]
-    {
+    for machine in machines {
+        let (space, interface) = segment.interface(*machine);
         let address = link_local(&space.ip(&format!("-6 -o addr show dev {interface} scope link")));
         assert!(answers.contains(&format!("from {address}")), "{guest} asked {address} among all:\n{answers}");
     }
@@ -122,22 +124,31 @@ fn jumbo_and_tagged(way: Way) {
     let enter = segment.server.enter();
     let plan = Plan::new(Vmm::UmlNew, 20).under(&enter.each_ref().map(String::as_str));
     let peer = plan.start_on(&segment.lab, &Wire::Tap("port2".into()), segment.folder());
-    let [mut guest] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10)]);
+    let [mut guest, mut qemu] = segment.guests(&daemon, [Plan::new(Vmm::UmlNew, 10), jumbo_qemu()]);
     let mut peer = peer.booted();
-    jumbo(&segment, &mut guest);
+    for guest in [&mut guest, &mut qemu] {
+        jumbo(&segment, guest, [SERVER, HOST]);
+    }
+    guest.ok(&format!("ping -c 3 -i 0.2 -W 5 -s 8972 {}", qemu.ip()));
+    // Under full emulation it would slow down all that follows.
+    drop(qemu);
     tagged(&mut guest, &mut peer);
     ping_machine(&mut guest, SERVER);
     daemon.assert_alive();
 }
 
-fn jumbo(segment: &Segment, guest: &mut Guest) {
+/// A QEMU guest whose NIC takes the MTU that guestwire tells.
+fn jumbo_qemu() -> Plan {
+    Plan::new(Vmm::Qemu72, 11).device_option("host_mtu", "9000")
+}
+
+fn jumbo(segment: &Segment, guest: &mut Guest, machines: [u8; 2]) {
     assert_eq!(guest.ok("cat /sys/class/net/eth0/mtu").trim(), "9000");
-    for machine in [SERVER, HOST] {
+    for machine in machines {
         let output = guest.ok(&format!("ping -c 3 -i 0.2 -W 5 -s 8972 {}", ip(machine)));
         assert!(output.contains(" 0% packet loss"), "{output}");
-        let space = if machine == SERVER { &segment.server } else { &segment.host };
         // Nobody may fragment these.
-        segment.ping_from(space, &format!("-M do -s 8972 {}", guest.ip()));
+        segment.ping_from(segment.interface(machine).0, &format!("-M do -s 8972 {}", guest.ip()));
         iperf_both_ways(guest, &ip(machine));
         segment.data_both_ways(machine, guest, 20, COMMAND_WITHIN);
     }
@@ -185,34 +196,61 @@ fn jumbo_and_tagged_frames_pass_by_the_nic() {
     jumbo_and_tagged(Way::Nic);
 }
 
-/// Takes what guestwire is on away from a guest with a TCP stream, gives it back, and all is as before.
-fn taken_away(way: Way, take: impl FnOnce(&Segment), give: impl FnOnce(&Segment), gone: &str, back: &str) {
-    let _turn = Turn::wait();
-    let segment = Segment::new(way, 1500);
-    let mut daemon = segment.daemon(&[]);
-    let plans = [Plan::new(Vmm::UmlNew, 10), Plan::new(Vmm::UmlNew, 11)];
-    let [mut guest, mut neighbour] = segment.guests(&daemon, plans);
-    let stream = Stream::begin(&segment.server, &ip(SERVER), &mut guest);
-    stream.expect_more(20);
-    take(&segment);
-    expect_log(&daemon, gone);
-    ping(&mut neighbour, &guest);
-    give(&segment);
-    expect_log(&daemon, back);
-    // TCP tries again after pauses that double: it notices within as long as the way was away.
-    stream.expect_more(20);
-    drop(stream);
-    until("the LAN is back", || {
-        let outcome = neighbour.run(&format!("ping -c 1 -W 1 {}", ip(SERVER)), COMMAND_WITHIN);
-        if outcome.code == 0 { Ok(()) } else { Err(outcome) }
-    });
-    until("the host is back", || if segment.can_ping6(HOST, &neighbour) { Ok(()) } else { Err(()) });
-    for machine in [SERVER, HOST] {
-        ping_machine(&mut neighbour, machine);
-        segment.ping_guest(machine, &neighbour);
+/// What guestwire is on is taken away from a guest whose iperf3 runs, and given back.
+struct Removal {
+    way: Way,
+    options: &'static [&'static str],
+    /// Machines that guests reach.
+    machines: &'static [u8],
+    take: fn(&Segment),
+    give: fn(&Segment),
+    /// What guestwire says.
+    said: [&'static str; 2],
+}
+
+impl Removal {
+    fn of_nic(options: &'static [&'static str], machines: &'static [u8]) -> Self {
+        let take = |segment: &Segment| drop(segment.host.ip("link del eth0"));
+        let said = ["the uplink is gone (nic eth0)", "the uplink is back: nic eth0"];
+        Self { way: Way::Nic, options, machines, take, give: Segment::plug_in, said }
     }
-    segment.data_both_ways(SERVER, &mut guest, 20, COMMAND_WITHIN);
-    daemon.assert_alive();
+
+    /// All is as before afterwards.
+    fn is_outlived(self) {
+        let _turn = Turn::wait();
+        let segment = Segment::new(self.way, 1500);
+        let mut daemon = segment.daemon(self.options);
+        let plans = [Plan::new(Vmm::UmlNew, 10), Plan::new(Vmm::UmlNew, 11)];
+        let [mut guest, mut neighbour] = segment.guests(&daemon, plans);
+        let stream =
+            guest.begin(&format!("iperf3 -c {} -t 200 -i 0 & echo $! >/tmp/stream; wait $!; true", ip(SERVER)));
+        expect_more(&daemon);
+        (self.take)(&segment);
+        expect_log(&daemon, self.said[0]);
+        ping(&mut neighbour, &guest);
+        (self.give)(&segment);
+        expect_log(&daemon, self.said[1]);
+        // TCP tries again after pauses that double: it notices within as long as the way was away.
+        expect_more(&daemon);
+        guest.ok("kill -INT $(cat /tmp/stream)");
+        guest.finish(stream, COMMAND_WITHIN);
+        for machine in self.machines {
+            until("the LAN and the host are back", || {
+                if segment.can_ping6(*machine, &neighbour) { Ok(()) } else { Err(()) }
+            });
+            ping_machine(&mut neighbour, *machine);
+            segment.ping_guest(*machine, &neighbour);
+        }
+        segment.data_both_ways(SERVER, &mut guest, 20, COMMAND_WITHIN);
+        daemon.assert_alive();
+    }
+}
+
+/// Waits until 20 MB more have gone out.
+fn expect_more(daemon: &Daemon) {
+    let sent = || daemon.counters("uplink")["rx_bytes"].as_u64().unwrap_or(0);
+    let least = sent() + (20 << 20);
+    until("the stream goes on", || if sent() >= least { Ok(()) } else { Err(sent()) });
 }
 
 fn expect_log(daemon: &Daemon, words: &str) {
@@ -221,26 +259,33 @@ fn expect_log(daemon: &Daemon, words: &str) {
 }
 
 #[test]
-fn a_stream_outlives_a_nic_that_is_taken_away_and_given_back() {
-    let take = |segment: &Segment| drop(segment.host.ip("link del eth0"));
-    taken_away(Way::Nic, take, Segment::plug_in, "the uplink is gone (nic eth0)", "the uplink is back: nic eth0");
+fn iperf_outlives_a_nic_that_is_taken_away_and_given_back() {
+    Removal::of_nic(&[], &[SERVER, HOST]).is_outlived();
 }
 
 #[test]
-fn a_stream_outlives_a_tap_that_is_deleted_and_made_again() {
+fn iperf_outlives_a_nic_whose_address_is_shared() {
+    Removal::of_nic(&["--mac-nat"], &[SERVER, OTHER]).is_outlived();
+}
+
+#[test]
+fn iperf_outlives_a_tap_that_is_deleted_and_made_again() {
     let take = |segment: &Segment| drop(segment.host.ip("link del vm0"));
-    taken_away(Way::Tap, take, Segment::make_tap, "the uplink is gone (tap vm0)", "the uplink is back: tap vm0");
+    let said = ["the uplink is gone (tap vm0)", "the uplink is back: tap vm0"];
+    let give = Segment::make_tap;
+    Removal { way: Way::Tap, options: &[], machines: &[SERVER, HOST], take, give, said }.is_outlived();
 }
 
 #[test]
-fn a_stream_outlives_a_bridge_that_is_deleted_and_made_again() {
+fn iperf_outlives_a_bridge_that_is_deleted_and_made_again() {
     let take = |segment: &Segment| drop(segment.host.ip("link del br0"));
     let give = |segment: &Segment| {
         segment.make_bridge();
         segment.host.ip("link set eth0 master br0");
         segment.address(&segment.host, "br0", HOST);
     };
-    taken_away(Way::Bridge, take, give, "the uplink is gone (tap gw-bridged)", "the uplink is back: tap gw-bridged");
+    let said = ["the uplink is gone (tap gw-bridged)", "the uplink is back: tap gw-bridged"];
+    Removal { way: Way::Bridge, options: &[], machines: &[SERVER, HOST], take, give, said }.is_outlived();
 }
 
 #[test]

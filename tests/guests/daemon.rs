@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::console::Console;
@@ -92,6 +93,16 @@ impl Daemon {
             .unwrap_or_else(|| panic!("guestwire has printed no command line:\n{}", self.log.tail(40)));
         let pick = |part: &str| if before_9_2 && part.contains("-chardev") { old.clone() } else { part.to_owned() };
         line.lines().map(pick).map(|part| part.trim_end_matches('\\').to_owned()).collect()
+    }
+
+    /// The last figures of a port, or of the uplink, by name.
+    pub(crate) fn counters(&self, port: &str) -> Value {
+        let text = std::fs::read_to_string(self.folder.path().join("stats")).unwrap_or_default();
+        let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let number: Option<u64> = port.parse().ok();
+        let is_meant = |entry: &&Value| entry["name"] == port || number.is_some() && entry["port"].as_u64() == number;
+        let find = |line: Value| line["ports"].as_array()?.iter().find(is_meant).cloned();
+        lines.into_iter().find_map(find).unwrap_or_default()
     }
 
     /// A folder for the guests' own files.

@@ -2,8 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -27,44 +25,6 @@ pub(crate) fn echo(machine: &Space, address: &str, guest: &mut Guest, megabytes:
     let received = receive(&mut stream);
     guest.finish(job, within);
     assert_eq!(received, (sender.join().unwrap(), megabytes * CHUNK), "data to {guest} and back has changed");
-}
-
-/// What a guest sends over one connection, as fast as it goes, until this is dropped.
-pub(crate) struct Stream {
-    connection: TcpStream,
-    received: Arc<AtomicU64>,
-}
-
-impl Stream {
-    /// Begins one to `address`, which is a machine's.
-    pub(crate) fn begin(machine: &Space, address: &str, guest: &mut Guest) -> Self {
-        let listener = machine.run(|| TcpListener::bind((address, 0)).unwrap());
-        guest.begin(&format!("nc {address} {} </dev/zero", listener.local_addr().unwrap().port()));
-        let connection = accept(&listener);
-        let (mut input, received) = (connection.try_clone().unwrap(), Arc::new(AtomicU64::new(0)));
-        let counter = received.clone();
-        std::thread::spawn(move || {
-            let mut chunk = vec![0; CHUNK];
-            while let Ok(read @ 1..) = input.read(&mut chunk) {
-                counter.fetch_add(read as u64, Ordering::Relaxed);
-            }
-        });
-        Self { connection, received }
-    }
-
-    /// Waits until so much more has arrived.
-    #[track_caller]
-    pub(crate) fn expect_more(&self, megabytes: u64) {
-        let arrived = || self.received.load(Ordering::Relaxed);
-        let least = arrived() + (megabytes << 20);
-        until("the stream goes on", || if arrived() >= least { Ok(()) } else { Err(arrived()) });
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let _ = self.connection.shutdown(Shutdown::Both);
-    }
 }
 
 fn accept(listener: &TcpListener) -> TcpStream {

@@ -49,12 +49,7 @@ impl Lan {
 
     /// The last figures of a port, or of the uplink, by name.
     pub(crate) fn counters(&self, port: &str) -> Value {
-        let text = std::fs::read_to_string(self.daemon.folder().join("stats")).unwrap_or_default();
-        let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let number: Option<u64> = port.parse().ok();
-        let is_meant = |entry: &&Value| entry["name"] == port || number.is_some() && entry["port"].as_u64() == number;
-        let find = |line: Value| line["ports"].as_array()?.iter().find(is_meant).cloned();
-        lines.into_iter().find_map(find).unwrap_or_default()
+        self.daemon.counters(port)
     }
 
     /// Waits until one of its counters is at least `least`.

@@ -227,9 +227,14 @@ impl Segment {
         crate::data::echo(self.machine(machine), &ip(machine), guest, megabytes, within);
     }
 
-    /// The host's interface with its address.
-    pub(crate) fn host_interface(&self) -> &'static str {
-        self.way.interface()
+    /// A machine, and its interface that has its address.
+    pub(crate) fn interface(&self, machine: u8) -> (&Space, &'static str) {
+        let name = match machine {
+            SERVER => "lan0",
+            HOST => self.way.interface(),
+            _ => "eth0",
+        };
+        (self.machine(machine), name)
     }
 
     /// A folder for files of the test's own.
