@@ -3,8 +3,8 @@
 //! Theory of operation. Leases live in memory; the file is a copy that is read once, at start, and replaced as a whole
 //! now and then. Nothing that is wrong with it stops the network: a file that cannot be understood is set aside under
 //! another name, where a person can look at it, and a disk that is full or gone only costs the copy. Both are logged,
-//! the latter once until it is mended. A file belongs to one process at a time ([`PathLock`]): whoever comes second goes
-//! without.
+//! the latter once until it is mended. A file belongs to one process at a time ([`PathLock`]): whoever comes second
+//! goes without.
 //!
 //! Limits: a file is written beside the old one, made durable, and then takes its name, so that after a crash there is
 //! the old or the new one, whole; what was written under another name at that moment stays until somebody removes it.

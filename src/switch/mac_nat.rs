@@ -18,7 +18,8 @@
 //! with the host's: what comes for such a one is on its way through the host to somebody else. Unless a DHCP server
 //! gave it, or the host has no prefix of its family there, so that nothing is known of the link. Two frames are given
 //! back the group address that they lost on their way: the answer to an ARP probe (RFC 5227), which names no address
-//! that could be looked up, goes to all, since it warns of a conflict; and so does a packet for a group, which some access points send as unicast.
+//! that could be looked up, goes to all, since it warns of a conflict; and so does a packet for a group, which some
+//! access points send as unicast.
 //!
 //! Duplicate addresses. Guests find each other's on the network itself, where nothing is rewritten. A guest that uses
 //! an address that another has used within 30 seconds is not let out with it ([`Counter::DropTxAddressTaken`]): the

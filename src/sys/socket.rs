@@ -355,7 +355,7 @@ mod tests {
         let folder = folder();
         let listener = UnixListener::bind(folder.path().join("s")).unwrap();
         assert!(matches!(inherit(left_over(listener)), Ok(InheritedSocket::Listening(_))));
-        let file = File::open("/dev/null").unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
         assert!(matches!(inherit(left_over(file)), Err(InheritError::NotAUnixSocket)));
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(matches!(inherit(left_over(udp)), Err(InheritError::NotAUnixSocket)));

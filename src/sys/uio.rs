@@ -34,8 +34,8 @@ pub fn read_scatter(fd: impl AsFd, header: &mut [u8], frame: &mut [u8]) -> io::R
 /// Returns how many bytes were given, the virtio-net header included.
 ///
 /// # Errors
-/// Those of readv(2). Where the guest's memory under the frame has gone away, EFAULT, and the frame is lost; or none, as
-/// with taps, and what the guest then finds there is not the frame.
+/// Those of readv(2). Where the guest's memory under the frame has gone away, EFAULT, and the frame is lost; or none,
+/// as with taps, and what the guest then finds there is not the frame.
 #[inline]
 pub fn read_in_place(fd: impl AsFd, frame: &mut InPlace) -> io::Result<usize> {
     let iovecs = frame.pieces();

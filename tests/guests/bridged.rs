@@ -216,7 +216,7 @@ impl Removal {
     }
 
     /// All is as before afterwards.
-    fn is_outlived(self) {
+    fn outlive(self) {
         let _turn = Turn::wait();
         let segment = Segment::new(self.way, 1500);
         let mut daemon = segment.daemon(self.options);
@@ -260,12 +260,12 @@ fn expect_log(daemon: &Daemon, words: &str) {
 
 #[test]
 fn iperf_outlives_a_nic_that_is_taken_away_and_given_back() {
-    Removal::of_nic(&[], &[SERVER, HOST]).is_outlived();
+    Removal::of_nic(&[], &[SERVER, HOST]).outlive();
 }
 
 #[test]
 fn iperf_outlives_a_nic_whose_address_is_shared() {
-    Removal::of_nic(&["--mac-nat"], &[SERVER, OTHER]).is_outlived();
+    Removal::of_nic(&["--mac-nat"], &[SERVER, OTHER]).outlive();
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn iperf_outlives_a_tap_that_is_deleted_and_made_again() {
     let take = |segment: &Segment| drop(segment.host.ip("link del vm0"));
     let said = ["the uplink is gone (tap vm0)", "the uplink is back: tap vm0"];
     let give = Segment::make_tap;
-    Removal { way: Way::Tap, options: &[], machines: &[SERVER, HOST], take, give, said }.is_outlived();
+    Removal { way: Way::Tap, options: &[], machines: &[SERVER, HOST], take, give, said }.outlive();
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn iperf_outlives_a_bridge_that_is_deleted_and_made_again() {
         segment.address(&segment.host, "br0", HOST);
     };
     let said = ["the uplink is gone (tap gw-bridged)", "the uplink is back: tap gw-bridged"];
-    Removal { way: Way::Bridge, options: &[], machines: &[SERVER, HOST], take, give, said }.is_outlived();
+    Removal { way: Way::Bridge, options: &[], machines: &[SERVER, HOST], take, give, said }.outlive();
 }
 
 #[test]

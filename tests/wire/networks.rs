@@ -380,6 +380,33 @@ fn host_only(name: &str, tap: &str, subnet: u8, socket: &str) -> String {
     format!("{section}leases = \"DIR/{tap}.leases\"\n")
 }
 
+/// What a process has of the host's: descriptors that are a tap's, and sockets that are no Unix sockets.
+fn of_the_host(daemon: &Daemon) -> Vec<String> {
+    let unix = ["self".to_owned(), daemon.pid().to_string()].map(|process| format!("/proc/{process}/net/unix"));
+    let unix = unix.map(|path| fs::read_to_string(path).unwrap()).concat();
+    let inodes: Vec<&str> = unix.lines().filter_map(|line| line.split_whitespace().nth(6)).collect();
+    let is_the_hosts = |target: &String| match target.strip_prefix("socket:[") {
+        Some(inode) => !inodes.contains(&inode.trim_end_matches(']')),
+        None => target == "/dev/net/tun",
+    };
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    targets.map(|target| target.display().to_string()).filter(is_the_hosts).collect()
+}
+
+#[test]
+fn what_is_left_is_internal_and_has_nothing_of_the_hosts() {
+    let space = Space::new();
+    let (before, lab) = (space.ip("-o link"), network("lab", ""));
+    let mut daemon = Daemon::of_file_in(&space, Stdio::null(), &(host_only("ho", "t0", 1, "ho") + &lab), "lab.sock");
+    let [mut a, mut b] = pair(&daemon.path("lab.sock"), 1);
+    assert!(of_the_host(&daemon).len() >= 3, "a tap, and netlink to hear and to ask: {:?}", of_the_host(&daemon));
+    daemon.reload(&lab, DONE);
+    assert_eq!((of_the_host(&daemon), space.ip("-o link")), (Vec::new(), before));
+    stream(&mut a, &mut b, || true);
+    daemon.assert_alive();
+}
+
 #[test]
 fn networks_may_be_renamed_and_may_swap_what_they_have() {
     let space = Space::new();
