@@ -12,8 +12,9 @@ use guestwire::frame::ethernet::MacAddr;
 use guestwire::switch::PortId;
 use guestwire::switch::SubnetFilter;
 use guestwire::switch::guard::{Claims, Guard, Settings};
-use guestwire::switch::mac_nat::{Destination, MacNat};
+use guestwire::switch::mac_nat::{Destination, HostAddresses, MacNat};
 use guestwire_fuzz::{Input, canary};
+use ipnet::Ipv4Net;
 use libfuzzer_sys::fuzz_target;
 
 const NIC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -35,9 +36,11 @@ fuzz_target!(|data: &[u8]| {
     let mut guard = Guard::new(settings, Arc::new(Claims::default()));
     guard.set_addresses(&[Ipv4Addr::new(10, 0, 0, 1)]);
     guard.set_prefixes(&prefixes);
-    let filter = SubnetFilter::new("10.0.0.0/24".parse().expect("a subnet"), prefixes.to_vec());
+    let filter = SubnetFilter::new("10.0.0.0/24".parse().expect("a subnet"), prefixes.to_vec(), NIC);
     let mut nat = MacNat::new(NIC);
-    nat.set_host_addresses(&["10.0.0.9/24".parse().expect("an address")]);
+    let own = Ipv4Addr::new(10, 0, 0, 9);
+    let on_link = vec![Ipv4Net::new(own, 24).expect("a subnet").into()];
+    nat.set_host_addresses(HostAddresses { own: vec![own.into()], on_link });
 
     let mut now_s = 0;
     while !input.is_empty() {

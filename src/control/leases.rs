@@ -45,7 +45,7 @@ impl LeaseFile {
             Err(LockError::System { .. }) => Some(Self { path, lock: None, failing: false }),
             Err(LockError::Held(holder)) => {
                 let path = path.display();
-                warn!("{path} has the leases of {holder}: ours are not kept; stop that one or name another file");
+                warn!("{path} has the leases of {holder}: ours are not kept; give each network a file of its own");
                 None
             }
         }
@@ -80,7 +80,7 @@ impl LeaseFile {
 
     /// Replaces the file. Returns whether that worked; if not, the file is as it was.
     pub fn save(&mut self, text: &str) -> bool {
-        let result = self.lock().and_then(|()| replace(&self.path, text));
+        let result = self.may_write().and_then(|()| replace(&self.path, text));
         match &result {
             Ok(()) if self.failing => info!("leases are kept in {} again", self.path.display()),
             Err(e) if !self.failing => {
@@ -92,9 +92,13 @@ impl LeaseFile {
         result.is_ok()
     }
 
-    fn lock(&mut self) -> io::Result<()> {
+    /// A folder in which nothing can be locked, as on some networks' disks, may be written to all the same.
+    fn may_write(&mut self) -> io::Result<()> {
         if self.lock.is_none() {
-            self.lock = Some(PathLock::take(&self.path).map_err(io::Error::other)?);
+            self.lock = match PathLock::take(&self.path) {
+                Err(error @ LockError::Held(_)) => return Err(io::Error::other(error)),
+                taken => taken.ok(),
+            };
         }
         Ok(())
     }

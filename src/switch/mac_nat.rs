@@ -66,11 +66,20 @@ pub enum Destination {
     NotOurs,
 }
 
+/// The addresses that the host has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostAddresses {
+    /// All of them. No guest may use them.
+    pub own: Vec<IpAddr>,
+    /// Those on the NIC, with the prefix of those that are on its link with them.
+    pub on_link: Vec<IpNet>,
+}
+
 /// The translation of one NIC. See the module's theory of operation.
 #[derive(Debug)]
 pub struct MacNat {
     own: MacAddr,
-    host: Vec<IpNet>,
+    host: HostAddresses,
     addresses: Owners<IpAddr>,
     /// Which port a MAC address is behind.
     stations: Owners<MacAddr>,
@@ -84,7 +93,7 @@ impl MacNat {
     pub fn new(own: MacAddr) -> Self {
         Self {
             own,
-            host: Vec::new(),
+            host: HostAddresses::default(),
             addresses: Owners::new(ADDRESSES_PER_PORT_MAX),
             stations: Owners::new(STATIONS_PER_PORT_MAX),
         }
@@ -95,10 +104,9 @@ impl MacNat {
         self.own = own;
     }
 
-    /// The host's own addresses, instead of those before: no guest may use them. Their prefixes are those of the NIC's
-    /// link: a guest may use the others in them.
-    pub fn set_host_addresses(&mut self, addresses: &[IpNet]) {
-        self.host = addresses.to_vec();
+    /// The host's addresses, instead of those before.
+    pub fn set_host_addresses(&mut self, addresses: HostAddresses) {
+        self.host = addresses;
     }
 
     /// Forgets a port that has left.
@@ -130,7 +138,7 @@ impl MacNat {
         if ethernet::is_tagged(frame) {
             return Err(Counter::DropTxTagged);
         }
-        let sender = Owner { port: from, mac: source, seen_s: now_s };
+        let sender = Owner { port: from, mac: source, seen_s: now_s, is_given: false };
         match ethernet::network(frame) {
             Some((TYPE_ARP, at)) => self.outgoing_arp(frame, at, sender)?,
             Some((TYPE_IPV4, at)) => self.outgoing_v4(frame, at, sender, partial)?,
@@ -230,7 +238,7 @@ impl MacNat {
         if address.is_multicast() || address.is_loopback() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return Err(Counter::DropTxBadPacket);
         }
-        if !self.is_on_link(address) && !self.has(sender, address) {
+        if !self.is_on_link(address) && !self.was_given(address, sender) {
             return Err(Counter::DropTxForeignSource);
         }
         let is_free = !self.is_hosts(address) && self.addresses.claim(address, sender, Claim::Used);
@@ -238,19 +246,22 @@ impl MacNat {
     }
 
     fn is_hosts(&self, address: IpAddr) -> bool {
-        self.host.iter().any(|own| own.addr() == address)
+        self.host.own.contains(&address)
     }
 
-    /// Whether neighbours on the NIC's link may have an address, as far as the host's own tell.
+    /// Whether neighbours on the NIC's link may have an address, as far as the host's own tell: one that came without a
+    /// prefix says nothing, and then any may.
     fn is_on_link(&self, address: IpAddr) -> bool {
-        let is_of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
-        let is_shared = |net: &&IpNet| net.prefix_len() < net.max_prefix_len() && !is_link_local(net.addr());
-        let mut links = self.host.iter().filter(is_of_family).filter(is_shared).peekable();
-        is_link_local(address) || links.peek().is_none() || links.any(|net| net.contains(&address))
+        let is_of_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4() && !is_link_local(net.addr());
+        let known = || self.host.on_link.iter().filter(is_of_family);
+        let is_known = known().next().is_some() && known().all(|net| net.prefix_len() < net.max_prefix_len());
+        !is_known || is_link_local(address) || known().any(|net| net.contains(&address))
     }
 
-    fn has(&self, guest: Owner, address: IpAddr) -> bool {
-        self.owner(address, guest.seen_s).is_some_and(|owner| owner.port == guest.port && owner.mac == guest.mac)
+    /// Whether a server gave an address to this very guest.
+    fn was_given(&self, address: IpAddr, guest: Owner) -> bool {
+        let owner = self.addresses.find(address, guest.seen_s).filter(|owner| owner.is_given);
+        owner.is_some_and(|owner| owner.port == guest.port && owner.mac == guest.mac)
     }
 
     /// Rewrites a frame that came from the NIC, and says where it belongs. `now_s` is a monotonic clock in seconds. Not
@@ -302,9 +313,10 @@ impl MacNat {
         })
     }
 
-    /// The guest that has an address: the host may have got it after a guest used it.
+    /// The guest that has an address: what the host has may have changed after a guest used it.
     fn owner(&self, address: IpAddr, now_s: u32) -> Option<Owner> {
-        self.addresses.find(address, now_s).filter(|_| !self.is_hosts(address))
+        let owner = self.addresses.find(address, now_s).filter(|_| !self.is_hosts(address));
+        owner.filter(|owner| owner.is_given || self.is_on_link(address))
     }
 
     fn incoming_arp(&self, frame: &mut [u8], at: usize, now_s: u32) -> Option<Receiver> {

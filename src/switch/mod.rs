@@ -61,6 +61,7 @@ mod tests;
 pub use fdb::AGE_MAX_S;
 pub use forward::Switch;
 pub use limits::{FLOOD_COPIES_PER_BURST_MAX, FLOOD_COPIES_PER_SECOND_MAX};
+pub use mac_nat::HostAddresses;
 pub use recent::{Addresses, Losses, Recent};
 pub use share::ADDRESSES_PER_PORT_MAX;
 pub use subnet_filter::SubnetFilter;

@@ -31,6 +31,8 @@ pub(super) struct Owner {
     pub(super) port: PortId,
     pub(super) mac: MacAddr,
     pub(super) seen_s: u32,
+    /// Whether it is the port's by a higher word. Said by [`Owners::claim`].
+    pub(super) is_given: bool,
 }
 
 impl Owner {
@@ -69,14 +71,15 @@ impl<K: Copy + Eq + Hash> Owners<K> {
     pub(super) fn claim(&mut self, address: K, owner: Owner, claim: Claim) -> bool {
         let Some(known) = self.owners.get_mut(&address) else {
             self.make_room(owner.port).push(address);
-            self.owners.insert(address, owner);
+            self.owners.insert(address, Owner { is_given: claim == Claim::Given, ..owner });
             return true;
         };
         let is_same_guest = known.port == owner.port || known.mac == owner.mac;
         if !is_same_guest && claim == Claim::Used && known.is_within(HOLD_S, owner.seen_s) {
             return false;
         }
-        let previous = std::mem::replace(known, owner);
+        let is_given = claim == Claim::Given || is_same_guest && known.is_given;
+        let previous = std::mem::replace(known, Owner { is_given, ..owner });
         if previous.port != owner.port {
             if let Some(share) = self.shares.get_mut(&previous.port) {
                 share.retain(|&other| other != address);
@@ -114,7 +117,7 @@ mod tests {
     const SHARE: usize = 4;
 
     fn owner(port: u16, mac: u8, seen_s: u32) -> Owner {
-        Owner { port: PortId(port), mac: MacAddr([2, 0, 0, 0, 0, mac]), seen_s }
+        Owner { port: PortId(port), mac: MacAddr([2, 0, 0, 0, 0, mac]), seen_s, is_given: false }
     }
 
     impl<K: Copy + Eq + Hash> Owners<K> {
@@ -144,9 +147,14 @@ mod tests {
         assert!(owners.claim('x', owner(3, 2, 131), Claim::Used), "the guest itself, behind another port");
         assert!(owners.claim('x', owner(3, 9, 131), Claim::Used), "another station behind the same port");
         assert!(owners.claim('x', owner(4, 4, 131), Claim::Given));
-        assert_eq!(owners.find('x', 131), Some(owner(4, 4, 131)));
-        assert_eq!(owners.find('x', 131 + AGE_MAX_S).map(|owner| owner.port), Some(PortId(4)));
-        assert_eq!(owners.find('x', 132 + AGE_MAX_S), None);
+        let given = |by: Owner| Some(Owner { is_given: true, ..by });
+        assert_eq!(owners.find('x', 131), given(owner(4, 4, 131)));
+        assert!(owners.claim('x', owner(4, 4, 132), Claim::Used));
+        assert_eq!(owners.find('x', 132), given(owner(4, 4, 132)), "it stays so while it is used");
+        assert_eq!(owners.find('x', 132 + AGE_MAX_S).map(|owner| owner.port), Some(PortId(4)));
+        assert_eq!(owners.find('x', 133 + AGE_MAX_S), None);
+        assert!(owners.claim('x', owner(5, 5, 200), Claim::Used));
+        assert_eq!(owners.find('x', 200), Some(owner(5, 5, 200)), "to another it was not given");
         owners.assert_consistent();
     }
 

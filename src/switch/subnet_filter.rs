@@ -6,7 +6,8 @@
 //!
 //! What a guest sends passes when no router could take it further:
 //!
-//! * unicast to an address of the subnet; the subnet's broadcast and 255.255.255.255;
+//! * unicast to an address of the subnet, and to one of the host's own if the frame is for the host, which may have a
+//!   route to a part of the subnet; the subnet's broadcast and 255.255.255.255;
 //! * multicast to groups that stay on their link whatever their TTL: 224.0.0.0/24 (RFC 5771, 4), ff01::/16 and
 //!   ff02::/16 (RFC 4291, 2.7). Other groups, 239.0.0.0/8 among them, are for multicast routers to pass on, except with
 //!   a TTL of one, which is what most programs send with: a router that took such a packet would have to drop it.
@@ -26,7 +27,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::config::{Subnet4, Subnet6};
 use crate::frame::arp::Arp;
 use crate::frame::dhcp;
-use crate::frame::ethernet::{self, TYPE_ARP, TYPE_IPV4, TYPE_IPV6};
+use crate::frame::ethernet::{self, MacAddr, TYPE_ARP, TYPE_IPV4, TYPE_IPV6};
 use crate::frame::ip::{self, Chain, HEADER_V4_LEN, HeaderV4, HeaderV6, ICMPV6};
 use crate::frame::ndp;
 use crate::metrics::Counter;
@@ -41,6 +42,8 @@ const OPTION_STRICT_SOURCE_ROUTE: u8 = 137;
 pub struct SubnetFilter {
     v4: Subnet4,
     v6: Vec<Subnet6>,
+    /// The host's MAC address.
+    host: MacAddr,
 }
 
 /// A packet or ARP message that is whole enough to be judged.
@@ -51,9 +54,9 @@ enum Packet {
 }
 
 impl SubnetFilter {
-    /// A filter for a network of these addresses.
-    pub fn new(v4: Subnet4, v6: Vec<Subnet6>) -> Self {
-        Self { v4, v6 }
+    /// A filter for a network of these addresses, on which the host has the MAC address `host`.
+    pub fn new(v4: Subnet4, v6: Vec<Subnet6>, host: MacAddr) -> Self {
+        Self { v4, v6, host }
     }
 
     /// Judges what a guest sends, by a private copy of its first bytes: as many as for
@@ -70,7 +73,7 @@ impl SubnetFilter {
             Packet::V4(header, at) => {
                 check_options_v4(&head[at + HEADER_V4_LEN..header.transport])?;
                 self.check_source_v4(head, &header)?;
-                self.check_destination_v4(&header)
+                self.check_destination_v4(head, &header)
             }
             Packet::V6(header, at) => {
                 let chain = ip::chain_v6(head, at).filter(|chain| !chain.is_routed);
@@ -79,7 +82,7 @@ impl SubnetFilter {
                     return Err(Counter::DropTxSpoofedNeighbour);
                 }
                 self.check_source_v6(&header)?;
-                self.check_destination_v6(&header)
+                self.check_destination_v6(head, &header)
             }
         }
     }
@@ -123,9 +126,15 @@ impl SubnetFilter {
         }
     }
 
-    fn check_destination_v4(&self, header: &HeaderV4) -> Result<(), Counter> {
+    fn is_for_host(&self, head: &[u8]) -> bool {
+        MacAddr::destination_of(head) == Some(self.host)
+    }
+
+    fn check_destination_v4(&self, head: &[u8], header: &HeaderV4) -> Result<(), Counter> {
         let to = header.destination;
-        let stays = self.v4.contains(to)
+        let is_inside =
+            self.v4.contains(to) && (!self.is_for_host(head) || self.is_own_v4(to) || to == self.v4.broadcast());
+        let stays = is_inside
             || to == Ipv4Addr::BROADCAST
             || match to.octets() {
                 [224, 0, 0, _] => true,
@@ -143,8 +152,11 @@ impl SubnetFilter {
         }
     }
 
-    fn check_destination_v6(&self, header: &HeaderV6) -> Result<(), Counter> {
-        let stays = self.is_inside_v6(header.destination) || is_to_link_group(header);
+    fn check_destination_v6(&self, head: &[u8], header: &HeaderV6) -> Result<(), Counter> {
+        let to = header.destination;
+        let may_be_hosts = to.is_unicast_link_local() || self.is_own_v6(to);
+        let is_inside = self.is_inside_v6(to) && (!self.is_for_host(head) || may_be_hosts);
+        let stays = is_inside || is_to_link_group(header);
         if stays { Ok(()) } else { Err(Counter::DropTxOutsideSubnet) }
     }
 

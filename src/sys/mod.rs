@@ -1,7 +1,6 @@
 //! System calls, wrapped thinly and without policy: the other room with `unsafe`.
 #![allow(unsafe_code)]
 
-pub mod addresses;
 pub mod fd;
 pub mod lock;
 pub mod malloc;

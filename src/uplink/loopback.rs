@@ -4,13 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
-use ipnet::IpNet;
-
 use super::{FrameBuffer, Gone, Received, Sent, Uplink, not_received, not_sent};
 use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::Offloads;
 use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
 use crate::ring::{Bytes, Gather};
+use crate::switch::HostAddresses;
 use crate::sys::uio;
 
 /// Each message on the other end is a virtio-net header and a frame.
@@ -19,7 +18,7 @@ pub(crate) struct Loopback {
     socket: UnixDatagram,
     offloads: Offloads,
     gather: Gather,
-    host: Option<(MacAddr, Vec<IpNet>)>,
+    host: Option<(MacAddr, HostAddresses)>,
     /// Further queues, for who asks for them.
     pub(crate) queues: Vec<Loopback>,
 }
@@ -35,7 +34,7 @@ impl Loopback {
     }
 
     /// The same, with a host that has these addresses on it.
-    pub(crate) fn with_host(self, mac: MacAddr, addresses: Vec<IpNet>) -> Self {
+    pub(crate) fn with_host(self, mac: MacAddr, addresses: HostAddresses) -> Self {
         Self { host: Some((mac, addresses)), ..self }
     }
 }
@@ -65,7 +64,7 @@ impl Uplink for Loopback {
         self.host.as_ref().map(|(mac, _)| *mac)
     }
 
-    fn host_addresses(&self) -> io::Result<Vec<IpNet>> {
+    fn host_addresses(&self) -> io::Result<HostAddresses> {
         Ok(self.host.as_ref().map(|(_, addresses)| addresses.clone()).unwrap_or_default())
     }
 

@@ -11,13 +11,12 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use ipnet::IpNet;
-
 use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::Offloads;
 use crate::frame::vnet::{F_NEEDS_CSUM, VNET_HEADER_LEN, VnetHeader};
 use crate::metrics::Counter;
 use crate::ring::{Bytes, FRAME_LEN_MAX, InPlace};
+use crate::switch::HostAddresses;
 
 mod echo;
 mod filter;
@@ -85,13 +84,12 @@ pub trait Uplink: Send + std::fmt::Debug {
         None
     }
 
-    /// The host's own IP addresses, which no guest may use that shares [`Self::host_mac`]; those on this uplink with
-    /// the prefix of the addresses that are on the link with them.
+    /// The host's own IP addresses, which no guest may use that shares [`Self::host_mac`].
     ///
     /// # Errors
     /// When the process is out of descriptors or memory.
-    fn host_addresses(&self) -> io::Result<Vec<IpNet>> {
-        Ok(Vec::new())
+    fn host_addresses(&self) -> io::Result<HostAddresses> {
+        Ok(HostAddresses::default())
     }
 
     /// How many frames the kernel threw away since the last time because we did not take them soon enough: to be

@@ -45,8 +45,9 @@ use crate::frame::offload::Offloads;
 use crate::frame::vnet::{VNET_HEADER_LEN, VnetHeader};
 use crate::metrics::Counter;
 use crate::ring::{Bytes, Gather};
+use crate::switch::HostAddresses;
 use crate::sys::netlink::{Link, Netlink};
-use crate::sys::{addresses, packet, uio};
+use crate::sys::{packet, uio};
 
 /// What may wait in the kernel for us, in bytes of its own accounting: about 80 super-frames.
 const RECEIVE_QUEUE_BYTES: usize = 8 << 20;
@@ -157,12 +158,6 @@ impl RawNic {
     pub fn open_shared(name: &str) -> Result<Self, RawNicError> {
         let (link, own) = find(name)?;
         Self::on(link, own, None, true)
-    }
-
-    /// The interface's name now: it may have been given another.
-    fn interface(&self) -> String {
-        let name = rustix::net::netdevice::index_to_name(&self.socket, self.link.index);
-        name.unwrap_or_else(|_| self.link.name.clone())
     }
 
     fn on(link: Link, own: MacAddr, host: Option<Tap>, is_shared: bool) -> Result<Self, RawNicError> {
@@ -310,7 +305,8 @@ fn socket(link: &Link, with_host: bool, filter: &[packet::Instruction]) -> io::R
 
 impl Uplink for RawNic {
     fn name(&self) -> String {
-        format!("nic {}", self.interface())
+        let name = rustix::net::netdevice::index_to_name(&self.socket, self.link.index);
+        format!("nic {}", name.unwrap_or_else(|_| self.link.name.clone()))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -407,8 +403,16 @@ impl Uplink for RawNic {
         Some(self.own)
     }
 
-    fn host_addresses(&self) -> io::Result<Vec<IpNet>> {
-        addresses::of_host(&self.interface())
+    fn host_addresses(&self) -> io::Result<HostAddresses> {
+        let mut addresses = HostAddresses::default();
+        for (index, address, prefix_len) in Netlink::open()?.all_addresses()? {
+            // A host answers for each of its addresses on any interface.
+            addresses.own.push(address);
+            if index == self.link.index {
+                addresses.on_link.extend(IpNet::new(address, prefix_len));
+            }
+        }
+        Ok(addresses)
     }
 
     fn lost(&mut self) -> (Counter, u64) {

@@ -131,7 +131,7 @@ impl Nat {
         }
         self.host_known_s = Some(now_s);
         match device.host_addresses() {
-            Ok(addresses) => self.table.set_host_addresses(&addresses),
+            Ok(addresses) => self.table.set_host_addresses(addresses),
             Err(error) => tracing::debug!("the host's addresses cannot be read: {error}"),
         }
     }

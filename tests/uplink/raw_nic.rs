@@ -262,6 +262,10 @@ fn what_comes_back_from_the_host_is_known_whatever_it_is() {
 #[test]
 fn where_guests_share_the_address_nothing_leads_to_the_host() {
     let (host, lan) = host_and_lan();
+    // Addresses may have labels other than the interface's name.
+    host.ip("addr add 10.3.0.1/16 dev eth0 label eth0:1");
+    host.ip("link add dummy0 type bridge");
+    host.ip("addr add 10.4.0.1/24 dev dummy0");
     let nic = host.run(|| RawNic::open_shared("eth0").unwrap());
     let own = host.mac("eth0");
     assert_eq!(nic.host_mac(), Some(MacAddr(own)));
@@ -269,8 +273,13 @@ fn where_guests_share_the_address_nothing_leads_to_the_host() {
         let addresses = nic.host_addresses().unwrap();
         (nic, addresses)
     });
-    let is_there = |address: &str| addresses.contains(&address.parse().unwrap());
-    assert!(is_there("10.1.0.1") && is_there("fd01::1") && !is_there("127.0.0.1"), "{addresses:?}");
+    for (address, prefix) in [("10.1.0.1", 24), ("fd01::1", 64), ("10.3.0.1", 16)] {
+        let on_link = format!("{address}/{prefix}").parse().unwrap();
+        assert!(addresses.own.contains(&address.parse().unwrap()), "{addresses:?}");
+        assert!(addresses.on_link.contains(&on_link), "{address}: {addresses:?}");
+    }
+    assert!(addresses.own.contains(&"10.4.0.1".parse().unwrap()), "on another interface: {addresses:?}");
+    assert!(addresses.on_link.iter().all(|net| net.addr().to_string() != "10.4.0.1"), "{addresses:?}");
     nic.set_stations(&[MacAddr(GUEST)]).unwrap();
     let links = host.ip("link");
     assert!(!links.contains("gwhost"), "{links}");

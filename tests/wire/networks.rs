@@ -380,29 +380,42 @@ fn host_only(name: &str, tap: &str, subnet: u8, socket: &str) -> String {
     format!("{section}leases = \"DIR/{tap}.leases\"\n")
 }
 
-/// What a process has of the host's: descriptors that are a tap's, and sockets that are no Unix sockets.
-fn of_the_host(daemon: &Daemon) -> Vec<String> {
+/// What kinds of descriptors a process has, in order: sockets that are no Unix sockets, and a tap, are the host's.
+/// Those by which VMs and threads wake each other are not listed.
+fn descriptors(daemon: &Daemon) -> Vec<String> {
     let unix = ["self".to_owned(), daemon.pid().to_string()].map(|process| format!("/proc/{process}/net/unix"));
     let unix = unix.map(|path| fs::read_to_string(path).unwrap()).concat();
     let inodes: Vec<&str> = unix.lines().filter_map(|line| line.split_whitespace().nth(6)).collect();
-    let is_the_hosts = |target: &String| match target.strip_prefix("socket:[") {
-        Some(inode) => !inodes.contains(&inode.trim_end_matches(']')),
-        None => target == "/dev/net/tun",
+    let kind = |target: String| match target.strip_prefix("socket:[") {
+        Some(inode) if inodes.contains(&inode.trim_end_matches(']')) => "a VM's".to_owned(),
+        Some(_) => "the host's".to_owned(),
+        None if target == "/dev/net/tun" => "the host's".to_owned(),
+        // Names differ from one process to the next.
+        None if target.starts_with("anon_inode") || target.starts_with("/dev/") => target,
+        None => "a file".to_owned(),
     };
     let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
     let targets = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
-    targets.map(|target| target.display().to_string()).filter(is_the_hosts).collect()
+    let kinds = targets.map(|target| kind(target.display().to_string()));
+    let mut kinds: Vec<String> = kinds.filter(|kind| kind != "anon_inode:[eventfd]").collect();
+    kinds.sort();
+    kinds
 }
 
 #[test]
 fn what_is_left_is_internal_and_has_nothing_of_the_hosts() {
     let space = Space::new();
     let (before, lab) = (space.ip("-o link"), network("lab", ""));
+    let has_hosts = |daemon: &Daemon| descriptors(daemon).iter().filter(|kind| *kind == "the host's").count();
     let mut daemon = Daemon::of_file_in(&space, Stdio::null(), &(host_only("ho", "t0", 1, "ho") + &lab), "lab.sock");
     let [mut a, mut b] = pair(&daemon.path("lab.sock"), 1);
-    assert!(of_the_host(&daemon).len() >= 3, "a tap, and netlink to hear and to ask: {:?}", of_the_host(&daemon));
+    assert!(has_hosts(&daemon) >= 3, "a tap, and netlink to hear and to ask");
     daemon.reload(&lab, DONE);
-    assert_eq!((of_the_host(&daemon), space.ip("-o link")), (Vec::new(), before));
+    assert_eq!((has_hosts(&daemon), space.ip("-o link")), (0, before));
+    // It has what one has that never had another network, and nothing else.
+    let fresh = Daemon::of_file_in(&space, Stdio::null(), &lab, "lab.sock");
+    let _guests = pair(&fresh.path("lab.sock"), 1);
+    until("it has what the fresh one has", || descriptors(&daemon) == descriptors(&fresh));
     stream(&mut a, &mut b, || true);
     daemon.assert_alive();
 }

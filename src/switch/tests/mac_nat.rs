@@ -8,7 +8,7 @@ use crate::frame::checksum::{self, PartialChecksum};
 use crate::frame::ethernet::MacAddr;
 use crate::metrics::Counter::{self, *};
 use crate::switch::PortId;
-use crate::switch::mac_nat::{ADDRESSES_PER_PORT_MAX, Destination, MacNat};
+use crate::switch::mac_nat::{ADDRESSES_PER_PORT_MAX, Destination, HostAddresses, MacNat};
 
 const NIC: MacAddr = MacAddr([0x8c, 0x16, 0x45, 0xaa, 0xbb, 0xcc]);
 const ROUTER: MacAddr = MacAddr([0x00, 0x1a, 0x2b, 0, 0, 1]);
@@ -23,12 +23,15 @@ const LAN6: &str = "fe80::1";
 
 fn nat() -> MacNat {
     let mut nat = MacNat::new(NIC);
-    nat.set_host_addresses(&[net("192.168.1.2/24"), net("fe80::2/64"), net("10.0.0.1/32")]);
+    nat.set_host_addresses(host(&["192.168.1.2/24", "fe80::2/64"]));
     nat
 }
 
-fn net(text: &str) -> IpNet {
-    text.parse().unwrap()
+/// A host with these addresses on the NIC, and one elsewhere.
+fn host(addresses: &[&str]) -> HostAddresses {
+    let on_link: Vec<IpNet> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    let own = on_link.iter().map(IpNet::addr).chain([v4("10.0.0.1").into()]).collect();
+    HostAddresses { own, on_link }
 }
 
 /// What becomes of a frame that guest A (station 1) or B (station 2) sends.
@@ -209,7 +212,7 @@ fn the_first_of_two_keeps_an_address_until_it_is_silent() {
 #[test]
 fn one_guest_cannot_push_out_anothers_addresses() {
     let mut nat = two_guests();
-    nat.set_host_addresses(&[]);
+    nat.set_host_addresses(HostAddresses::default());
     for i in 0..1000 * ADDRESSES_PER_PORT_MAX as u32 {
         let [_, b, c, d] = i.to_be_bytes();
         send(&mut nat, B, V4, &packet4(&format!("10.{b}.{c}.{d}"), LAN4, 6, &[], 0, &[]), 1).unwrap();
@@ -390,7 +393,7 @@ proptest! {
 #[test]
 fn an_address_that_the_host_gets_is_the_hosts_whoever_used_it_before() {
     let mut nat = two_guests();
-    nat.set_host_addresses(&[net("192.168.1.11/24"), net("fe80::a/64")]);
+    nat.set_host_addresses(host(&["192.168.1.11/24", "fe80::a/64"]));
     let answer = packet4(LAN4, A4, 6, &[], 0, &[8; 20]);
     assert_eq!(receive(&mut nat, NIC, V4, &answer, 10).0, Destination::NotOurs);
     assert_eq!(receive(&mut nat, NIC, V6, &packet6(LAN6, A6, 6, &[8; 20]), 10).0, Destination::NotOurs);
@@ -409,7 +412,7 @@ fn what_is_not_on_the_link_is_no_guests_unless_a_server_gave_it() {
     assert!(send(&mut nat, A, V4, &packet4("169.254.7.7", LAN4, 6, &[], 0, &[9; 20]), 1).is_ok());
     // The host has no prefix of IPv6 there, so that nothing is known of what is on the link.
     assert!(send(&mut nat, A, V6, &packet6("2001:db8::5", LAN6, 6, &[9; 20]), 1).is_ok());
-    nat.set_host_addresses(&[net("192.168.1.2/24"), net("2001:db8:1::2/64")]);
+    nat.set_host_addresses(host(&["192.168.1.2/24", "2001:db8:1::2/64"]));
     let other = packet6("2001:db8:2::5", LAN6, 6, &[9; 20]);
     assert_eq!(send(&mut nat, A, V6, &other, 2), Err(DropTxForeignSource));
     assert!(send(&mut nat, A, V6, &packet6("2001:db8:1::5", LAN6, 6, &[9; 20]), 2).is_ok());
@@ -418,4 +421,20 @@ fn what_is_not_on_the_link_is_no_guests_unless_a_server_gave_it() {
     assert_eq!(receive(&mut nat, NIC, V4, &routed, 4).0, Destination::Guest(A));
     assert!(send(&mut nat, A, V4, &packet, 5).is_ok());
     assert_eq!(send(&mut nat, B, V4, &packet, 5), Err(DropTxForeignSource));
+}
+
+#[test]
+fn what_was_used_before_the_host_had_its_prefix_is_judged_anew() {
+    let (mut nat, far) = (nat(), "172.17.0.5");
+    // On an interface that has just come there are no addresses yet; those of others say nothing of its link.
+    nat.set_host_addresses(host(&[]));
+    let packet = packet4(far, LAN4, 6, &[], 0, &[9; 20]);
+    assert!(send(&mut nat, A, V4, &packet, 0).is_ok());
+    nat.set_host_addresses(host(&["192.168.1.2/24"]));
+    let routed = packet4(LAN4, far, 6, &[], 0, &[8; 20]);
+    assert_eq!(receive(&mut nat, NIC, V4, &routed, 1).0, Destination::NotOurs);
+    assert_eq!(send(&mut nat, A, V4, &packet, 1), Err(DropTxForeignSource));
+    // A host whose own address was given it alone does not know what else is on the link.
+    nat.set_host_addresses(host(&["192.168.1.2/32"]));
+    assert!(send(&mut nat, A, V4, &packet, 2).is_ok());
 }

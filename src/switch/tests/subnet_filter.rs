@@ -12,7 +12,7 @@ const HOST: &str = "192.168.56.1";
 const LAN: &str = "10.1.2.3";
 
 fn filter() -> SubnetFilter {
-    SubnetFilter::new(Subnet4::HOST_ONLY, vec!["fd00:56::/64".parse().unwrap()])
+    SubnetFilter::new(Subnet4::HOST_ONLY, vec!["fd00:56::/64".parse().unwrap()], mac(9))
 }
 
 fn guest(kind: u16, rest: &[u8]) -> Result<(), Counter> {
@@ -39,7 +39,7 @@ fn with_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
 
 #[test]
 fn ipv4_stays_in_the_subnet() {
-    for to in [HOST, "192.168.56.0", "192.168.56.255", "255.255.255.255", "224.0.0.1", "224.0.0.251"] {
+    for to in [HOST, "192.168.56.255", "255.255.255.255", "224.0.0.1", "224.0.0.251"] {
         assert_eq!(guest(V4, &plain4(GUEST, to)), Ok(()), "{to}");
     }
     for to in [LAN, "192.168.57.1", "8.8.8.8", "169.254.1.1", "127.0.0.1", "0.0.0.0", "224.0.1.1", "239.255.255.250"] {
@@ -196,4 +196,14 @@ fn the_hosts_addresses_are_no_guests() {
     assert_eq!(guest(V6, &neighbour(136, "fd00:56::7")), Ok(()));
     assert_eq!(guest(V6, &neighbour(135, "fd00:56::1")), Ok(()), "who asks for it");
     assert_eq!((host(V4, &plain4(HOST, GUEST)), host(V6, &neighbour(136, "fd00:56::1"))), (Ok(()), Ok(())));
+}
+
+#[test]
+fn what_the_host_might_pass_on_within_the_subnet_is_not_for_it() {
+    // It may have got a route to a half of the subnet, of a VPN's.
+    for (kind, packet) in [(V4, plain4(GUEST, "192.168.56.130")), (V6, plain6("fe80::7", "fd00:56::9"))] {
+        assert_eq!(guest(kind, &packet), Err(DropTxOutsideSubnet));
+        assert_eq!(filter().check_guest(&frame(mac(2), mac(1), kind, &packet)), Ok(()), "another guest");
+        assert_eq!(filter().check_guest(&frame(BROADCAST, mac(1), kind, &packet)), Ok(()), "no host passes these on");
+    }
 }

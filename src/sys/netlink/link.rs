@@ -187,12 +187,21 @@ impl Netlink {
     /// # Errors
     /// Those of the kernel.
     pub fn addresses(&mut self, index: u32) -> io::Result<Vec<(IpAddr, u8)>> {
+        let all = self.all_addresses()?;
+        Ok(all.into_iter().filter(|(of, ..)| *of == index).map(|(_, address, prefix)| (address, prefix)).collect())
+    }
+
+    /// The addresses that the host has, each with the number of its interface and the length of its subnet's prefix in
+    /// bits.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn all_addresses(&mut self) -> io::Result<Vec<(u32, IpAddr, u8)>> {
         let mut addresses = Vec::new();
         self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
-            if let RouteNetlinkMessage::NewAddress(message) = message
-                && message.header.index == index
-            {
-                addresses.extend(own_address(&message).map(|address| (address, message.header.prefix_len)));
+            if let RouteNetlinkMessage::NewAddress(message) = message {
+                let (index, prefix_len) = (message.header.index, message.header.prefix_len);
+                addresses.extend(own_address(&message).map(|address| (index, address, prefix_len)));
             }
         })?;
         Ok(addresses)

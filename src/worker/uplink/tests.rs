@@ -3,13 +3,11 @@
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 
-use ipnet::IpNet;
-
 use super::*;
 use crate::frame::offload::Offloads;
 use crate::ring::mailbox::Mailbox;
 use crate::ring::{PrivateBurst, VNET_HEADER_READ};
-use crate::switch::Verdict;
+use crate::switch::{HostAddresses, Verdict};
 use crate::uplink::loopback::Loopback;
 use crate::worker::forward::Forwarder;
 use crate::worker::network::{Network, Parts, Receiver};
@@ -67,7 +65,8 @@ impl Segment {
     /// The same, on which the host has these IP addresses too.
     fn connect_with(&mut self, host: [u8; 6], addresses: &[[u8; 4]]) -> UnixDatagram {
         let (device, other) = Loopback::pair(Offloads::default());
-        let addresses = addresses.iter().copied().map(|address| IpNet::from(IpAddr::from(address))).collect();
+        let own = addresses.iter().copied().map(IpAddr::from).collect();
+        let addresses = HostAddresses { own, ..HostAddresses::default() };
         self.half.connect(Box::new(device.with_host(MacAddr(host), addresses)));
         self.look();
         other
@@ -273,7 +272,8 @@ fn no_guest_that_shares_the_address_uses_an_ip_address_of_the_host() {
     assert!(came(&other).is_some());
     // The host gets another one.
     let (device, other) = Loopback::pair(Offloads::default());
-    let device = device.with_host(MacAddr(HOST), vec![IpNet::from(IpAddr::from([192, 0, 2, 9]))]);
+    let device =
+        device.with_host(MacAddr(HOST), HostAddresses { own: vec![[192, 0, 2, 9].into()], ..HostAddresses::default() });
     segment.half.queues[0].lock().device = Some(Box::new(device));
     segment.now_s += HOST_AGE_S;
     segment.send(guest_port, &arp(guest(1), [192, 0, 2, 9]));
