@@ -37,8 +37,8 @@ everything_but_guests() {
     cargo test --locked --no-fail-fast "${options[@]}"
 }
 
-# What the last steps need is built beside tests that wait now and then, of processor time that nobody wants. The tests in
-# process measure time, and have the machine to themselves the first time.
+# What the last steps need is built beside the real guests, which wait now and then, of processor time that nobody wants.
+# The tests in process measure time, and have the machine to themselves.
 build_beside() {
     chrt --idle 0 setsid bash -c 'fuzz/run.sh --build; cargo bench --locked --bench instructions --no-run' \
         </dev/null >"$builds" 2>&1 &
@@ -56,8 +56,8 @@ step "build" cargo test --locked --no-run
 step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc
 step "the whole, with a driver in process" everything_but_guests
-build_beside
 step "the same with two workers" env WIRE_WORKERS=2 cargo test --locked --no-fail-fast --test wire
+build_beside
 # Tests take turns by themselves (tests/guests/main.rs); one that only waits has given its turn back.
 step "real guests" cargo test --locked --no-fail-fast --test guests -- --show-output --test-threads 5
 begin=$SECONDS
