@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+/// Times that a lock is tried to be taken whose file goes away meanwhile: there are file systems on which a name never
+/// is the file that was opened by it.
+const TRIES_MAX: usize = 100;
+
 /// Why a path could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -59,7 +63,7 @@ impl PathLock {
     pub fn take(path: &Path) -> Result<Self, LockError> {
         let path = with_suffix(path, ".lock");
         let failed = |doing, source| LockError::System { doing, path: path.clone(), source };
-        loop {
+        for _ in 0..TRIES_MAX {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
             let file = options.open(&path).map_err(|e| failed("open", e))?;
@@ -77,6 +81,7 @@ impl PathLock {
                 return Ok(Self { path, _file: file });
             }
         }
+        Err(failed("lock", io::Error::other("its name is another file each time")))
     }
 }
 
