@@ -10,7 +10,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 mode=${*: -1} seconds=${1:-10}
-targets=(ring vnet gate service filters)
+targets=(ring vnet gate service filters dns)
 host=$(rustc -vV | sed -n 's/^host: //p')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

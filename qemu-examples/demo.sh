@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Two real QEMU guests on one guestwire network: installs what is missing, builds, boots, measures, prints a table.
 #
-#   qemu-examples/demo.sh [--yes] [--mode internal|host-only|bridged]
+#   qemu-examples/demo.sh [--yes] [--mode internal|host-only|bridged|nat]
 #
-# Each mode is a file in qemu-examples/modes. --yes installs missing packages without asking. Exit code 0 means that everything in the table worked. Nothing is left running.
+# Without --mode it shows all modes one after the other. Each is a file in qemu-examples/modes. --yes installs missing packages without asking. Exit code 0 means that everything in the table worked. Nothing is left running.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,7 +21,7 @@ usage() {
 
 # --- the options ------------------------------------------------------------------------------------------------------
 
-prepare_options=() mode=internal
+prepare_options=() mode=all
 while (($#)); do
     case $1 in
         --yes) prepare_options=(--yes) ;;
@@ -35,6 +35,16 @@ while (($#)); do
     esac
     shift
 done
+if [[ $mode == all ]]; then
+    table=$(mktemp) code=0
+    trap 'rm -f "$table"' EXIT
+    for mode in internal host-only bridged nat; do
+        "${BASH_SOURCE[0]}" "${prepare_options[@]}" --mode "$mode" >>"$table" || code=$?
+        ((code < 2)) || break
+    done
+    cat "$table"
+    exit "$code"
+fi
 [[ $mode != */* && -f $root/qemu-examples/modes/$mode.sh ]] || {
     say "--mode $mode: the demo has no such mode; it has $known_modes"
     exit 2
@@ -180,6 +190,33 @@ make_host() {
     on_host ip link set lo up || die "no network namespace can be made here; try as root"
 }
 
+# Another machine, beside the host: a namespace of the host's, in `machine_space`, of the process `machine`.
+make_machine() {
+    "${in_space[@]}" unshare --net sleep infinity &
+    machine=$!
+    started+=("$machine")
+    machine_space=("${in_space[@]}")
+    # The words enter another process's namespaces.
+    machine_space[2]=$machine
+    for _ in {1..100}; do
+        [[ $(readlink "/proc/$machine/ns/net") == "$(readlink /proc/self/ns/net)" ||
+            $(readlink "/proc/$machine/ns/net") == "$(on_host readlink /proc/self/ns/net)" ]] || break
+        sleep 0.05
+    done
+}
+
+# Does something as if that machine were the host.
+on_machine() {
+    local in_space=("${machine_space[@]}")
+    "$@"
+}
+
+give_addresses() {
+    on_host ip link set "$1" up
+    on_host ip addr add "$2/24" dev "$1"
+    on_host ip addr add "$3/64" dev "$1" nodad
+}
+
 # The first address in what `ip -o addr` says.
 first_address() { awk '{ sub("/.*", "", $4); print $4; exit }' <<<"$1"; }
 
@@ -222,6 +259,11 @@ ping_cell() {
 
 iperf_cell() {
     in_guest "$1" "iperf3 -c $2 -t $iperf_seconds -i 0 -f m" || true
+    read_iperf "$answer"
+}
+
+iperf_back_cell() {
+    in_guest "$1" "iperf3 -c $2 -R -t $iperf_seconds -i 0 -f m" || true
     read_iperf "$answer"
 }
 

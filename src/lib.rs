@@ -16,6 +16,7 @@
 //! * [`frame`]: Ethernet, the virtio-net header, checksums, segmentation: views over bytes
 //! * [`switch`]: where a frame goes: pure, without descriptors, clocks or sockets
 //! * [`uplink`]: the way out of a network: a tap device, a raw NIC
+//! * [`nat`]: the way out that is made of the host's own sockets
 //! * [`service`]: frames that are answered here: DHCP, router advertisements, ARP: pure as well
 //! * [`mode`]: what a network is made of
 //! * [`metrics`]: one counter for every way in which a frame can end
@@ -29,6 +30,7 @@ pub mod control;
 pub mod frame;
 pub mod metrics;
 pub mod mode;
+pub mod nat;
 pub mod ring;
 pub mod service;
 pub mod switch;

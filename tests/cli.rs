@@ -218,7 +218,11 @@ fn bad_command_lines_get_one_line_and_exit_code_2() {
         "",
         "internal",
         "intrenal",
-        "nat --socket-path a",
+        "nat",
+        "nat --socket-path a --forward 22",
+        "nat --socket-path a --forward tcp:2222:22 --forward tcp:2222:23",
+        "nat --socket-path a --subnet 10.0.2.15/24",
+        "nat --socket-path a --tap t0",
         "bridged --socket-path a",
         "bridged --nic eth0",
         "bridged --nic eth0 --bridge br0 --socket-path a",
@@ -599,6 +603,18 @@ fn the_printed_lines_name_this_socket_and_mtu() {
     }
 }
 
+#[test]
+fn a_nat_network_needs_no_privileges_and_says_how_to_attach_vms() {
+    let folder = Folder::new();
+    let (socket, leases) = (folder.path("net.sock"), folder.path("leases"));
+    let [path, leases] = [&socket, &leases].map(|path| path.to_str().unwrap());
+    let mut daemon = Daemon::start(&["nat", "--socket-path", path, "--leases", leases]);
+    daemon.err.wait_for("a network of VMs that reach what the host reaches");
+    daemon.out.wait_for(&format!("VMs connect to {path}"));
+    daemon.out.wait_for("after guestwire was restarted");
+    daemon.end();
+}
+
 /// What a command line of QEMU says of the NIC and the memory, without what differs from VM to VM.
 fn attachment(line: &str, socket: &str) -> BTreeSet<String> {
     let line = line.replace(socket, "$SOCKET").replace("wire0", "chr0").replace("mem0", "mem").replace("=1G", "=256M");
@@ -706,6 +722,9 @@ fn check_says_what_would_run_and_starts_nothing() {
         "  port web, MAC 52:54:00:00:00:10, IP 192.168.57.10\n    VMs connect to /run/guestwire/office-web.sock",
         "network lan: bridged\n  connected by the NIC eth0\n",
         "port security off",
+        "network net: nat\n  connected by the host's own sockets\n  subnet 10.0.2.0/24 and fd",
+        "  the host forwards tcp:127.0.0.1:2222:mail:22\n",
+        "  guests do not reach 192.168.0.0/16, 10.0.0.0/8\n",
         "statistics: to /run/guestwire/statistics.json every 1s\nlog: normal\n",
     ] {
         assert!(said.contains(needed), "{needed}: {said}");
@@ -714,6 +733,8 @@ fn check_says_what_would_run_and_starts_nothing() {
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(value["networks"][1]["services"]["dhcp"]["lease_seconds"], 43_200);
     assert_eq!(value["networks"][2]["uplink"], serde_json::json!({ "nic": "eth0", "mac_nat": false }));
+    assert_eq!(value["networks"][3]["uplink"]["forwards"][1], "tcp:25:mail:25");
+    assert_eq!(value["networks"][3]["uplink"]["deny"], serde_json::json!(["192.168.0.0/16", "10.0.0.0/8"]));
     // What is wrong: everything at once.
     let bad = folder.path("bad.toml");
     fs::write(&bad, "[[network]]\nname = \"a\"\nmode = \"intern\"\nsocket-path = \"/a\"\nmtu = 5\n").unwrap();
@@ -754,7 +775,7 @@ fn a_file_that_cannot_run_says_why() {
 
 #[test]
 fn every_verb_has_help_with_an_example() {
-    for verb in ["internal", "host-only", "bridged", "run", "check"] {
+    for verb in ["internal", "host-only", "bridged", "nat", "run", "check"] {
         let help = run(&format!("{verb} --help"));
         assert!(help.status.success(), "{verb}");
         let help = text(&help.stdout);

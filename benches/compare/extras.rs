@@ -8,17 +8,22 @@ use crate::recorder::Recorder;
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare/round_trips.rs");
 
-/// The initramfs at `base` with the program as `/bin/round_trips`, in a file of `folder`.
-pub(crate) fn initrd_with_round_trips(base: &Path, folder: &Path, recorder: &mut Recorder) -> PathBuf {
+/// The program, in `folder`: linked statically, and so one for guests and for the host.
+pub(crate) fn compile_round_trips(folder: &Path, recorder: &mut Recorder) -> PathBuf {
     let program = folder.join("round_trips");
     let mut rustc = Command::new("rustc");
     rustc.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"]).arg(&program).arg(SOURCE);
     recorder.command("round_trips, for the guests", &format!("{rustc:?}"));
     let status = rustc.status().unwrap_or_else(|error| panic!("rustc: {error}"));
     assert!(status.success(), "{rustc:?}: {status}");
+    program
+}
+
+/// The initramfs at `base` with the program as `/bin/round_trips`, in a file of `folder`.
+pub(crate) fn initrd_with_round_trips(base: &Path, program: &Path, folder: &Path) -> PathBuf {
     let mut bytes = fs::read(base).unwrap_or_else(|error| panic!("{}: {error}", base.display()));
     pad(&mut bytes);
-    append(&mut bytes, "bin/round_trips", 0o100_755, &fs::read(&program).unwrap());
+    append(&mut bytes, "bin/round_trips", 0o100_755, &fs::read(program).unwrap());
     append(&mut bytes, "TRAILER!!!", 0, &[]);
     let path = folder.join("initrd");
     fs::write(&path, bytes).unwrap();

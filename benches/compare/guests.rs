@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::extras::initrd_with_round_trips;
+use crate::extras::{compile_round_trips, initrd_with_round_trips};
 use crate::process::{busy_seconds, cpu_seconds};
 use crate::recorder::{At, Recorder};
 use crate::switches::{Side, Switch};
@@ -84,7 +84,8 @@ pub(crate) type Figure = (&'static str, &'static str, f64);
 impl<'a> Load<'a> {
     fn new(name: &'static str, vmm: Vmm, initrd: &str, options: &'a Options, recorder: &mut Recorder) -> Self {
         let (lab, folder) = (Lab::prepared_for("bench"), TempDir::with_prefix("guestwire-compare-").unwrap());
-        let initrd = initrd_with_round_trips(Path::new(lab.get(initrd)), folder.path(), recorder);
+        let program = compile_round_trips(folder.path(), recorder);
+        let initrd = initrd_with_round_trips(Path::new(lab.get(initrd)), &program, folder.path());
         Self { name, vmm, options, lab, initrd, _folder: folder }
     }
 
@@ -172,14 +173,14 @@ pub(crate) fn json(output: &str) -> Option<Value> {
 }
 
 /// What the receiver had.
-fn tcp(json: &Value) -> Option<Vec<Figure>> {
+pub(crate) fn tcp(json: &Value) -> Option<Vec<Figure>> {
     let rate = json.pointer("/end/sum_received/bits_per_second")?.as_f64()?;
     let retransmits = json.pointer("/end/sum_sent/retransmits")?.as_f64()?;
     Some(vec![("received", "Gb/s", rate / 1e9), ("retransmits", "segments", retransmits)])
 }
 
 /// The sum is of what was sent, and of what the receiver missed.
-fn udp(json: &Value) -> Option<Vec<Figure>> {
+pub(crate) fn udp(json: &Value) -> Option<Vec<Figure>> {
     let sum = json.pointer("/end/sum")?;
     let of = |name: &str| sum.get(name)?.as_f64();
     let arrived = 1.0 - of("lost_packets")? / of("packets")?;
@@ -191,7 +192,7 @@ fn udp(json: &Value) -> Option<Vec<Figure>> {
     ])
 }
 
-fn round_trips(json: &Value) -> Option<Vec<Figure>> {
+pub(crate) fn round_trips(json: &Value) -> Option<Vec<Figure>> {
     let of = |name: &str| json.get(name)?.as_f64();
     let times = [("p50", "p50_us"), ("p99", "p99_us"), ("p999", "p999_us"), ("max", "max_us")];
     let times = times.into_iter().map(|(metric, name)| Some((metric, "µs", of(name)?)));

@@ -101,8 +101,15 @@ fn topology() -> String {
 
 /// The packages that the peers and the guests are of, as the lab has unpacked them.
 fn programs() -> String {
-    const OF_INTEREST: &[&str] =
-        &["dpdk", "openvswitch-switch-dpdk", "qemu-system-x86", "user-mode-linux", "linux-image-cloud", "iperf3"];
+    const OF_INTEREST: &[&str] = &[
+        "dpdk",
+        "openvswitch-switch-dpdk",
+        "passt",
+        "qemu-system-x86",
+        "user-mode-linux",
+        "linux-image-cloud",
+        "iperf3",
+    ];
     let peers = Path::new(Lab::prepared_for("bench").get("PEERS")).to_owned();
     let cache = read_dir(peers.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     let made = cache.filter(|path| path.extension().is_some_and(|extension| extension == "made"));

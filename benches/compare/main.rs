@@ -9,6 +9,7 @@ mod huge_pages;
 mod idle;
 mod lan;
 mod machine;
+mod nat;
 mod ovs;
 mod packets;
 mod plot;
@@ -39,10 +40,10 @@ use recorder::{Recorder, folder_of_today};
 struct Arguments {
     /// What to measure; all of it if nothing is said
     loads: Vec<Load>,
-    /// Pairs of each case [default: 7 for guests, qemu and lan, 3 for idle, 15 for others]
+    /// Pairs of each case [default: 7 for guests, qemu, lan and nat, 3 for idle, 15 for others]
     #[arg(long, value_name = "N")]
     pairs: Option<usize>,
-    /// Seconds of each case [default: 2 for packets, 5 for guests, qemu and lan, 60 for idle, 1 for others]
+    /// Seconds of each case [default: 2 for packets, 5 for guests, qemu, lan and nat, 60 for idle, 1 for others]
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
     /// Sizes of frames for packets, in bytes
@@ -55,7 +56,8 @@ struct Arguments {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "2,64,256")]
     ports: Vec<usize>,
     /// Only these cases of guests and qemu: tcp-1, tcp-4, tcp-8, udp, udp-64, round-trips; of lan: to-lan, from-lan,
-    /// qemu-to-lan, qemu-from-lan
+    /// qemu-to-lan, qemu-from-lan; of nat: to-host-MTU-STREAMS and from-host-MTU-STREAMS (1500 or 65520;
+    /// 1, 8 or 64), udp-to-host, udp-from-host, connects, round-trips
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cases: Option<Vec<String>>,
     /// For guests and qemu: both guests on core 0 and the switch on core 1 alone
@@ -81,6 +83,8 @@ enum Load {
     Qemu,
     /// User Mode Linux and QEMU guests on a LAN beyond the host: a tap in the kernel's bridge
     Lan,
+    /// A User Mode Linux guest that reaches beyond the host through its sockets: passt
+    Nat,
     /// Ports that say nothing: Open vSwitch with DPDK
     Idle,
     /// One busy pair beside idle ports, busy ports, many addresses, a flooder: guestwire itself
@@ -91,6 +95,13 @@ enum Load {
     Receivers,
     /// Nothing: only the summary is written anew
     Report,
+}
+
+impl Load {
+    /// They are the whole machine's: memory that nobody else has meanwhile.
+    fn wants_huge_pages(self) -> bool {
+        !matches!(self, Self::Lan | Self::Nat)
+    }
 }
 
 impl Arguments {
@@ -121,6 +132,10 @@ impl Arguments {
                 let options = lan::Options { pairs: number(7), seconds: time(5), cases: self.cases.clone() };
                 lan::run(&options, recorder);
             }
+            Load::Nat => {
+                let options = nat::Options { pairs: number(7), seconds: time(5), cases: self.cases.clone() };
+                nat::run(&options, recorder);
+            }
             Load::Idle => {
                 let options = idle::Options { pairs: number(3), seconds: time(60), ports: self.ports.clone() };
                 idle::run(&options, recorder);
@@ -145,7 +160,7 @@ fn main() {
     let loads = if arguments.loads.is_empty() { &all } else { &arguments.loads };
     if *loads != [Load::Report] {
         let mut recorder = Recorder::new(&folder);
-        let _pages = HugePages::take();
+        let _pages = loads.iter().any(|load| load.wants_huge_pages()).then(HugePages::take);
         let _machine = Machine::begin(&folder);
         let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
         recorder.command("begun with", &format!("benches/compare/run.sh {}", words.join(" ")));

@@ -10,11 +10,12 @@ use crate::ratios::{Figures, Row, in_order, percentile};
 use crate::targets::{Target, target_of};
 
 /// What a picture shows; the summary has the rest.
-const METRICS: &[&str] = &["rate", "busy", "received", "cpu-per-gb", "p50", "p99", "memory-per-port"];
+const METRICS: &[&str] =
+    &["rate", "busy", "received", "cpu-per-gb", "switch-cpu-per-gb", "p50", "p99", "memory-per-port"];
 /// In pixels.
 const WIDTH: u32 = 900;
 const ROW_HEIGHT: u32 = 34;
-const LABELS_WIDTH: u32 = 260;
+const LABELS_WIDTH: u32 = 300;
 const INK: RGBColor = RGBColor(40, 40, 40);
 const DOT: RGBColor = RGBColor(70, 120, 180);
 const AIM: RGBColor = RGBColor(190, 60, 40);

@@ -39,7 +39,7 @@ const SHORT: f64 = 0.1;
 /// What the metrics that tell the way are called.
 const WAYS: &str = "bounce";
 /// Metrics of which a ratio says nothing, since they are zero, or nearly, where all is well.
-const WITHOUT_RATIO: [&str; 2] = ["retransmits", "lost"];
+const WITHOUT_RATIO: [&str; 3] = ["retransmits", "lost", "hung"];
 
 /// What `readings.csv` has, by row.
 pub(crate) type Rows = BTreeMap<Row, Figures>;

@@ -242,7 +242,7 @@ impl World {
     /// Reads a frame of `len` bytes into the receive ring's next buffers and delivers it, or drops it.
     fn read_in_place(&mut self, len: usize, fate: u8) -> Result<(), RingError> {
         let next = self.rx.next_avail();
-        if !self.in_place.lend(&mut self.rx) {
+        if self.in_place.lend(&mut self.rx, FRAME_LEN_MAX) < FRAME_LEN_MAX {
             return Ok(());
         }
         let frame = &ARRIVING[VNET_HEADER_WRITTEN..][..len.min(FRAME_LEN_MAX)];

@@ -8,8 +8,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::config::{
     Attachment, Config, ConnectPath, Dhcp, DomainName, Group, InheritedFd, LeaseTime, Listen, ListenPath, Mode, Mtu,
-    Name, Network, OffloadMask, QueuePairs, Range4, Security, SocketMode, Stats, StatsInterval, StatsTarget, Subnet4,
-    Subnet6Choice, TapSource, Verbosity, WorkerCount, file_path,
+    Name, Network, OffloadMask, QueuePairs, Range4, Security, Services, SocketMode, Stats, StatsInterval, StatsTarget,
+    Subnet4, Subnet6, Subnet6Choice, TapSource, Verbosity, WorkerCount, file_path,
 };
 
 /// What every network has.
@@ -41,13 +41,13 @@ pub(super) struct NetworkFlags {
 pub(super) struct AddressFlags {
     /// The subnet, whose first address is guestwire's
     ///
-    /// On a host-only network it is 192.168.56.0/24 when not given.
+    /// When not given it is 192.168.56.0/24 on a host-only network and 10.0.2.0/24 on a nat network.
     #[arg(long, value_name = "SUBNET")]
     pub(super) subnet: Option<Subnet4>,
     /// The subnet of IPv6, such as fd12:3456:789a::/64, or off
     ///
-    /// On a host-only network, when not given, one that depends on the network's name and subnet and stays the same; on
-    /// others, off.
+    /// On host-only and nat networks, when not given, one that depends on the network's name and subnet and stays the
+    /// same; on others, off.
     #[arg(long, value_name = "SUBNET")]
     pub(super) subnet6: Option<Subnet6Choice>,
     /// The addresses that DHCP gives out, first and last; all of the subnet's when not given
@@ -62,6 +62,8 @@ pub(super) struct AddressFlags {
     #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(file_path))]
     leases: Option<PathBuf>,
     /// A name server that guests are told of, by IPv4 or IPv6; may be given more than once
+    ///
+    /// On a nat network, when none is given, it is guestwire itself, which asks the host's name servers.
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<IpAddr>,
     /// The domain that guests are told they are in
@@ -206,6 +208,18 @@ impl AddressFlags {
             ("--domain", self.domain.is_some()),
         ];
         given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
+    /// What is served on a network of this name that has addresses for guests without being asked: those of `subnet`
+    /// unless others are said.
+    pub(super) fn into_services(self, name: &Name, subnet: Subnet4) -> Services {
+        let subnet = self.subnet.unwrap_or(subnet);
+        let subnet6 = match self.subnet6 {
+            None => Some(Subnet6::derived(name, subnet)),
+            Some(Subnet6Choice::Subnet(subnet6)) => Some(subnet6),
+            Some(Subnet6Choice::Off) => None,
+        };
+        Services { subnet, subnet6, dhcp: Some(self.into_dhcp(subnet)) }
     }
 
     /// The DHCP server of this subnet.

@@ -11,8 +11,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
+use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::config::file::{self, FileError};
 use crate::config::{Config, Verbosity};
@@ -52,10 +52,8 @@ pub const CAPABILITIES: &str = r#"{"type": "net"}"#;
 /// The exit code for a command line that makes no sense.
 pub const EXIT_USAGE: u8 = 2;
 
-/// Verbs that are planned and not there yet.
-const VERBS_TO_COME: &[&str] = &["nat"];
-/// Verbs that are there.
-const VERBS: &[&str] = &["internal", "host-only", "bridged", "run", "check"];
+/// All verbs.
+const VERBS: &[&str] = &["internal", "host-only", "bridged", "nat", "run", "check"];
 
 /// What is wrong with a command line: one line for each problem.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,6 +95,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         Verb::Internal(flags) => flags.into_config(&log),
         Verb::HostOnly(flags) => flags.into_config(&log),
         Verb::Bridged(flags) => flags.into_config(&log),
+        Verb::Nat(flags) => flags.into_config(&log),
         Verb::Run(flags) => return Ok(Command::RunFile { file: flags.config, verbosity: log.asked() }),
         Verb::Check(flags) => return Ok(Command::Check { file: flags.file, form: flags.output }),
     };
@@ -120,20 +119,9 @@ pub fn read(file: &Path, verbosity: Option<Verbosity>) -> Result<Config, FileErr
 
 /// clap's message in one line: what is wrong, what would be right, and which command's help tells more.
 fn one_line(error: &clap::Error, command: &str) -> String {
-    let verbs = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect::<Vec<_>>().join(", ");
-    match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            let example = "guestwire internal --socket-path /tmp/lab.sock";
-            return format!("error: no network asked for: try '{example}', or see 'guestwire --help'");
-        }
-        ErrorKind::InvalidSubcommand => {
-            if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
-                && VERBS_TO_COME.contains(&verb.as_str())
-            {
-                return format!("error: '{verb}' is not there yet: this version knows {verbs}; see 'guestwire --help'");
-            }
-        }
-        _ => {}
+    if let ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand = error.kind() {
+        let example = "guestwire internal --socket-path /tmp/lab.sock";
+        return format!("error: no network asked for: try '{example}', or see 'guestwire --help'");
     }
     let text = error.render().to_string();
     let said =

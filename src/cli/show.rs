@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Form;
 use crate::config::file::{self, FileError};
 use crate::config::{
-    Attachment, Config, DeclaredPort, Dhcp, Holder, Mode, Network, Offload, Services, StatsTarget, TapSource, Via,
+    Attachment, Config, DeclaredPort, Dhcp, Holder, Mode, Nat, Network, Offload, Services, StatsTarget, TapSource, Via,
 };
 
 /// What `guestwire check` prints of a file: what would run, or what is wrong.
@@ -54,6 +54,9 @@ fn write_network(text: &mut String, network: &Network) -> fmt::Result {
     if let Some(services) = network.services() {
         write_services(text, network, services)?;
     }
+    if let Mode::Nat(nat) = &network.mode {
+        write_reach(text, nat)?;
+    }
     write_ways_in(text, "  ", &network.attachments)?;
     for port in &network.ports {
         let mac = port.mac.map(|mac| format!(", MAC {mac}")).unwrap_or_default();
@@ -88,6 +91,22 @@ fn write_services(text: &mut String, network: &Network, services: &Services) -> 
     Ok(())
 }
 
+fn write_reach(text: &mut String, nat: &Nat) -> fmt::Result {
+    for forward in &nat.forwards {
+        writeln!(text, "  the host forwards {forward}")?;
+    }
+    if nat.host_loopback {
+        writeln!(text, "  guests reach the host's loopback and link-local addresses")?;
+    }
+    for (what, ranges) in [("reach only", &nat.allow), ("do not reach", &nat.deny)] {
+        if !ranges.is_empty() {
+            let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+            writeln!(text, "  guests {what} {}", ranges.join(", "))?;
+        }
+    }
+    Ok(())
+}
+
 fn write_ways_in(text: &mut String, indent: &str, attachments: &[Attachment]) -> fmt::Result {
     for attachment in attachments {
         match attachment {
@@ -117,6 +136,7 @@ fn uplink(network: &Network) -> Option<String> {
                 via => format!("{via}{shared}"),
             })
         }
+        Mode::Nat(_) => Some("the host's own sockets".to_owned()),
     }
 }
 
@@ -177,6 +197,12 @@ fn uplink_object(network: &Network) -> Value {
             Via::Bridge(name) => json!({ "bridge": name.as_str() }),
             Via::Tap(source) => tap(source),
         },
+        Mode::Nat(nat) => json!({
+            "forwards": nat.forwards.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "allow_host_loopback": nat.host_loopback,
+            "allow": nat.allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "deny": nat.deny.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }),
     }
 }
 

@@ -1,6 +1,8 @@
+use clap::CommandFactory;
+
 use super::*;
 use crate::config::{
-    Attachment, Bridged, Group, HostOnly, Internal, Mode, OffloadMask, Security, StatsTarget, Subnet4, TapSource,
+    Attachment, Bridged, Group, HostOnly, Internal, Mode, Nat, OffloadMask, Security, StatsTarget, Subnet4, TapSource,
     Verbosity, Via,
 };
 
@@ -108,6 +110,14 @@ fn errors_are_one_line_with_the_way_out() {
         ("bridged --socket-path a --nic eth0 --bridge br0", "--bridge"),
         ("bridged --socket-path a --bridge br0 --mac-nat", "nic"),
         ("bridged --socket-path a --nic eth0/1", "guestwire bridged --help"),
+        ("nat --socket-path a --forward 2222:22", "begins with tcp: or udp:"),
+        ("nat --socket-path a --forward tcp:80:web:80", "no port 'web'"),
+        ("nat --socket-path a --forward tcp:80:80 --forward tcp:127.0.0.1:80:80", "wants what tcp:80:80 has already"),
+        ("nat --socket-path a --forward tcp:80:10.9.0.5:80", "10.0.2.2-10.0.2.254"),
+        ("nat --socket-path a --subnet6 off --forward tcp:[::1]:80:80", "subnet6"),
+        ("nat --socket-path a --allow 10.1.0.1/16", "say 10.1.0.0/16"),
+        ("nat --socket-path a --deny intranet", "10.1.0.0/16 or fd00::/8"),
+        ("nat --socket-path a --no-dhcp", "--no-dhcp"),
         ("run", "--config <FILE>"),
         ("check", "<FILE>"),
         ("check a --output xml", "json"),
@@ -119,14 +129,6 @@ fn errors_are_one_line_with_the_way_out() {
 }
 
 #[test]
-fn verbs_to_come_say_so() {
-    for verb in VERBS_TO_COME {
-        let text = refused(verb);
-        assert!(text.contains("not there yet") && text.contains("internal"), "{text}");
-    }
-}
-
-#[test]
 fn each_problem_has_a_line() {
     let text = refused("internal --socket-path a --socket-path a --connect b --connect b");
     assert_eq!(text.lines().count(), 2, "{text}");
@@ -134,7 +136,9 @@ fn each_problem_has_a_line() {
 
 #[test]
 fn help_and_version_are_answers() {
-    for line in ["--help", "-h", "--version", "internal --help", "internal -h", "bridged --help", "check --help"] {
+    for line in
+        ["--help", "-h", "--version", "internal --help", "internal -h", "bridged --help", "nat -h", "check --help"]
+    {
         assert!(matches!(parsed(line), Ok(Command::Help(_))), "{line}");
     }
 }
@@ -159,6 +163,26 @@ fn a_host_only_network_has_its_defaults_and_its_flags() {
     assert_eq!((network.name.as_str(), network.security), ("lab", Security::OFF));
     let quiet = config("host-only --socket-path a --no-dhcp --subnet6 off").networks.remove(0);
     assert!(quiet.services().is_some_and(|services| services.dhcp.is_none() && services.subnet6.is_none()));
+}
+
+#[test]
+fn a_nat_network_has_its_defaults_and_its_flags() {
+    let network = config("nat --socket-path a").networks.remove(0);
+    let Mode::Nat(nat) = &network.mode else { panic!("{network:?}") };
+    assert_eq!((network.name.as_str(), nat.services.subnet, network.security), ("nat", Subnet4::NAT, Security::ON));
+    assert!(nat.services.dhcp.is_some() && nat.services.subnet6.is_some());
+    assert!(nat.forwards.is_empty() && !nat.host_loopback && nat.allow.is_empty() && nat.deny.is_empty());
+    let line = "nat --socket-path a --name lab --subnet 10.9.0.0/16 --subnet6 fd01::/64 --leases l --dns 9.9.9.9 \
+                --forward tcp:127.0.0.1:2222:22 --forward udp:[::1]:53:[fd01::5]:53 --allow-host-loopback \
+                --allow 10.1.0.0/16 --allow fd00::/8 --deny 10.1.2.3";
+    let network = config(line).networks.remove(0);
+    let Mode::Nat(Nat { services, forwards, host_loopback, allow, deny }) = &network.mode else {
+        panic!("{network:?}")
+    };
+    assert!(services.dhcp.as_ref().is_some_and(|dhcp| dhcp.leases.is_some() && dhcp.dns.len() == 1));
+    let forwards: Vec<_> = forwards.iter().map(ToString::to_string).collect();
+    assert_eq!(forwards, ["tcp:127.0.0.1:2222:22", "udp:[::1]:53:[fd01::5]:53"]);
+    assert_eq!((*host_loopback, allow.len(), deny.len()), (true, 2, 1));
 }
 
 #[test]

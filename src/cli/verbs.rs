@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use super::flags::{AddressFlags, NetworkFlags, TapFlags};
 use crate::config::{
-    Bridged, Config, HostOnly, IfName, Internal, Mode, Services, Subnet4, Subnet6, Subnet6Choice, TapSource, Verbosity,
-    Via,
+    Bridged, Config, Forward, HostOnly, IfName, Internal, Mode, Nat, Services, Subnet4, Subnet6Choice, TapSource,
+    Verbosity, Via, ip_net,
 };
 
 /// Connects virtual machines: a vhost-user network switch.
@@ -47,6 +48,8 @@ Examples:
       A network of the host and the VMs, with addresses for them.
   guestwire bridged --nic eth0 --socket-path /tmp/lab.sock
       VMs on the LAN that eth0 is on.
+  guestwire nat --socket-path /tmp/lab.sock --forward tcp:127.0.0.1:2222:22
+      VMs that reach what this host reaches, without privileges.
   guestwire run --config /etc/guestwire.toml
       Any number of networks, from a file.
   guestwire internal --help
@@ -70,6 +73,7 @@ pub(super) enum Verb {
     Internal(InternalFlags),
     HostOnly(HostOnlyFlags),
     Bridged(BridgedFlags),
+    Nat(NatFlags),
     Run(RunFlags),
     Check(CheckFlags),
 }
@@ -195,6 +199,54 @@ Examples:
   guestwire bridged --nic wlan0 --mac-nat --socket-path /tmp/lab.sock
       VMs are on a Wi-Fi network.";
 
+/// A network of VMs that reach what this host reaches, hidden behind it
+///
+/// guestwire is the VMs' gateway, DHCP server and name server, and carries what they send over sockets of its own, as
+/// if it came from this host: no privileges, and no change to the host's interfaces, routes or firewall. From outside,
+/// VMs are reached by --forward alone. VMs reach each other as well.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_NAT_HELP)]
+pub(super) struct NatFlags {
+    #[command(flatten)]
+    network: NetworkFlags,
+    #[command(flatten)]
+    addresses: AddressFlags,
+    /// Have a port of this host lead to a VM: PROTO:[ADDR:]PORT[-PORT]:[GUEST:]PORT; may be given more than once
+    ///
+    /// PROTO is tcp or udp. ADDR is the host's address to listen at: one of IPv4, one of IPv6 in brackets, %IF for an
+    /// interface, or an address and %IF; all addresses when not given. A range of ports leads to as many of the VM's,
+    /// of which the last PORT is the first. GUEST is the VM's address, one of IPv6 in brackets; when not given, it is
+    /// the network's only VM. In a configuration file it may be the name of a declared port.
+    #[arg(long, value_name = "SPEC", help_heading = "Who reaches whom")]
+    forward: Vec<Forward>,
+    /// Let VMs reach this host's loopback and link-local addresses
+    ///
+    /// What listens there expects to be asked by this host alone: databases, or a cloud's metadata service.
+    #[arg(long, help_heading = "Who reaches whom")]
+    allow_host_loopback: bool,
+    /// Let VMs reach the addresses of PREFIX, such as 10.1.0.0/16, and no others; may be given more than once
+    ///
+    /// With --deny, the longest prefix that an address has decides; of two equal ones, the denied.
+    #[arg(long, value_name = "PREFIX", value_parser = ip_net, help_heading = "Who reaches whom")]
+    allow: Vec<IpNet>,
+    /// Keep VMs from the addresses of PREFIX; may be given more than once
+    #[arg(long, value_name = "PREFIX", value_parser = ip_net, help_heading = "Who reaches whom")]
+    deny: Vec<IpNet>,
+}
+
+const AFTER_NAT_HELP: &str = "\
+Examples:
+  guestwire nat --socket-path /tmp/lab.sock
+      VMs are 10.0.2.2 and up; the gateway and name server is 10.0.2.1.
+  guestwire nat --socket-path /tmp/lab.sock --forward tcp:127.0.0.1:2222:22
+      'ssh -p 2222 127.0.0.1' on this host reaches the only VM.
+  guestwire nat --socket-path /tmp/lab.sock --forward tcp:8080:10.0.2.15:80
+      Port 8080 of all of this host's addresses leads to a web server in the VM 10.0.2.15.
+  guestwire nat --socket-path /tmp/lab.sock --forward udp:%eth0:5000-5009:5000
+      Ten ports lead to the only VM, for what comes by eth0.
+  guestwire nat --socket-path /tmp/lab.sock --deny 10.0.0.0/8 --deny 192.168.0.0/16
+      VMs reach the Internet and not the company's network.";
+
 /// Runs the networks of a configuration file
 ///
 /// SIGHUP reads the file again: networks and ports whose sections did not change go on without losing a frame, others
@@ -278,16 +330,10 @@ impl HostOnlyFlags {
         if let (true, Some(flag)) = (no_dhcp, addresses.about_dhcp()) {
             return Err(format!("{flag} is about DHCP, and --no-dhcp is given: leave one of them out"));
         }
-        let subnet = addresses.subnet.unwrap_or(Subnet4::HOST_ONLY);
-        let subnet6 = match addresses.subnet6 {
-            None => Some(Subnet6::derived(&network.name("host-only")?, subnet)),
-            Some(Subnet6Choice::Subnet(subnet6)) => Some(subnet6),
-            Some(Subnet6Choice::Off) => None,
-        };
-        let dhcp = (!no_dhcp).then(|| addresses.into_dhcp(subnet));
+        let mut services = addresses.into_services(&network.name("host-only")?, Subnet4::HOST_ONLY);
+        services.dhcp = services.dhcp.filter(|_| !no_dhcp);
         let tap = tap.into_source().unwrap_or(TapSource::Auto);
-        let mode = Mode::HostOnly(HostOnly { tap, services: Services { subnet, subnet6, dhcp } });
-        network.into_config(mode, log.verbosity())
+        network.into_config(Mode::HostOnly(HostOnly { tap, services }), log.verbosity())
     }
 }
 
@@ -297,5 +343,14 @@ impl BridgedFlags {
         let via = nic.map(Via::Nic).or(bridge.map(Via::Bridge)).or(tap.into_source().map(Via::Tap));
         let via = via.ok_or("a bridged network needs one of --nic IF, --bridge BR, --tap NAME or --tap-fd N")?;
         network.into_config(Mode::Bridged(Bridged { via, mac_nat }), log.verbosity())
+    }
+}
+
+impl NatFlags {
+    pub(super) fn into_config(self, log: &LogFlags) -> Result<Config, String> {
+        let Self { network, addresses, forward, allow_host_loopback, allow, deny } = self;
+        let services = addresses.into_services(&network.name("nat")?, Subnet4::NAT);
+        let mode = Mode::Nat(Nat { services, forwards: forward, host_loopback: allow_host_loopback, allow, deny });
+        network.into_config(mode, log.verbosity())
     }
 }

@@ -1,8 +1,10 @@
 //! Addresses and subnets.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+use ipnet::IpNet;
 
 use super::{Name, Problem, fnv1a, problem};
 
@@ -67,6 +69,8 @@ pub struct Subnet4 {
 impl Subnet4 {
     /// 192.168.56.0/24: the default of host-only networks.
     pub const HOST_ONLY: Subnet4 = Subnet4 { network: 0xc0a8_3800, prefix: 24 };
+    /// 10.0.2.0/24: the default of NAT networks.
+    pub const NAT: Subnet4 = Subnet4 { network: 0x0a00_0200, prefix: 24 };
 
     fn mask(self) -> u32 {
         u32::MAX << (32 - u32::from(self.prefix))
@@ -186,6 +190,12 @@ impl Subnet6 {
     pub fn contains(self, address: Ipv6Addr) -> bool {
         u128::from(address) >> 64 == u128::from(self.upper)
     }
+
+    /// Whether the address can be a guest's.
+    pub fn is_for_guests(self, address: Ipv6Addr) -> bool {
+        // The subnet's own address is all of its routers' (RFC 4291, 2.6.1).
+        self.contains(address) && address != self.network() && address != self.own()
+    }
 }
 
 impl FromStr for Subnet6 {
@@ -206,6 +216,21 @@ impl FromStr for Subnet6 {
 impl fmt::Display for Subnet6 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/64", self.network())
+    }
+}
+
+/// A range of addresses of either family, such as 10.1.0.0/16, or one address.
+///
+/// # Errors
+/// When it is neither.
+pub fn ip_net(text: &str) -> Result<IpNet, Problem> {
+    let range = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    match range {
+        Ok(range) if range.trunc() != range => {
+            problem(format!("{text} is an address in a range: say {}", range.trunc()))
+        }
+        Ok(range) => Ok(range),
+        Err(_) => problem(format!("'{text}' is not a range of addresses, such as 10.1.0.0/16 or fd00::/8")),
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf, absolute};
 
 use super::{
-    ATTACHMENTS_MAX, Attachment, Bridged, Config, DNS_MAX, DeclaredPort, Dhcp, Holder, Mode, NETWORKS_MAX, Network,
-    Problem, ROUTES_MAX, SEARCH_MAX, Services, Subnet6, TapSource, Via,
+    ATTACHMENTS_MAX, Attachment, Bridged, Config, DNS_MAX, DeclaredPort, Dhcp, FORWARD_SOCKETS_MAX, FORWARDS_MAX,
+    Forward, Guest, Holder, Mode, NETWORKS_MAX, Name, Nat, Network, Problem, ROUTES_MAX, SEARCH_MAX, Services, Subnet6,
+    TapSource, Via,
 };
 
 /// What a problem is about.
@@ -43,6 +44,8 @@ pub enum Field {
     Subnet,
     /// The subnet of IPv6.
     Subnet6,
+    /// Whether there is a DHCP server.
+    Dhcp,
     /// The range of addresses for guests.
     Range,
     /// The name servers.
@@ -59,6 +62,10 @@ pub enum Field {
     ReservedIp(usize),
     /// The holder of a reservation, counted from 0.
     Holder(usize),
+    /// A forward, counted from 0.
+    Forward(usize),
+    /// The guest that a forward leads to, likewise.
+    ForwardGuest(usize),
 }
 
 /// What must be there only once in the whole configuration.
@@ -82,11 +89,15 @@ enum UniqueInNetwork {
 
 /// Collects what is wrong.
 #[derive(Debug, Default)]
-struct Findings {
+struct Findings<'c> {
     found: Vec<(Place, Problem)>,
     seen: HashMap<Unique, ()>,
     /// Of the network that is being looked at.
     seen_here: HashMap<UniqueInNetwork, ()>,
+    /// Each with its network's name.
+    forwards: Vec<(&'c Name, &'c Forward)>,
+    /// Sockets that they have.
+    forward_sockets: usize,
 }
 
 /// Whether this is the first time.
@@ -124,7 +135,7 @@ fn at(network: usize, field: Field) -> Place {
     Place { network, port: None, field }
 }
 
-impl Findings {
+impl<'c> Findings<'c> {
     fn add(&mut self, place: Place, text: impl Into<String>) {
         self.found.push((place, Problem(text.into())));
     }
@@ -141,7 +152,7 @@ impl Findings {
         }
     }
 
-    fn look_at(&mut self, index: usize, network: &Network) {
+    fn look_at(&mut self, index: usize, network: &'c Network) {
         self.seen_here.clear();
         let name = &network.name;
         self.once(at(index, Field::Name), Unique::Network(name.to_string()), || {
@@ -150,7 +161,10 @@ impl Findings {
         self.look_at_ways_in(index, network);
         self.look_at_uplink(index, network);
         if let Some(services) = network.services() {
-            self.look_at_services(index, services, matches!(network.mode, Mode::HostOnly(_)));
+            self.look_at_services(index, services, &network.mode);
+        }
+        if let Mode::Nat(nat) = &network.mode {
+            self.look_at_nat(index, network, nat);
         }
         for (number, port) in network.ports.iter().enumerate() {
             self.look_at_port(Place { network: index, port: Some(number), field: Field::Whole }, port, network);
@@ -186,7 +200,7 @@ impl Findings {
     fn look_at_uplink(&mut self, index: usize, network: &Network) {
         let place = at(index, Field::Uplink);
         let tap = match &network.mode {
-            Mode::Internal(_) => return,
+            Mode::Internal(_) | Mode::Nat(_) => return,
             Mode::HostOnly(host_only) => Some(&host_only.tap),
             Mode::Bridged(Bridged { via, mac_nat }) => {
                 if *mac_nat && !matches!(via, Via::Nic(_)) {
@@ -213,8 +227,7 @@ impl Findings {
         }
     }
 
-    /// `is_closed`: nothing leaves the network.
-    fn look_at_services(&mut self, index: usize, services: &Services, is_closed: bool) {
+    fn look_at_services(&mut self, index: usize, services: &Services, mode: &Mode) {
         if let Some(subnet6) = services.subnet6 {
             self.once(at(index, Field::Subnet6), Unique::Subnet6(subnet6), || {
                 format!("{subnet6} is another network's too: choose another subnet")
@@ -243,16 +256,7 @@ impl Findings {
                 format!("guests are not told of {server} without a subnet of IPv6: add subnet6, or leave it out");
             self.add(at(index, Field::Dns), text);
         }
-        let routers = dhcp.router.map(|router| (Field::Router, router)).into_iter();
-        for (field, router) in routers.chain(dhcp.routes.iter().map(|route| (Field::Routes, route.via()))) {
-            if is_closed {
-                self.add(at(index, field), "nothing leaves a host-only network: leave it out, or have an internal one");
-            } else if !subnet.is_for_guests(router) {
-                let (first, last) = (subnet.first(), subnet.last());
-                let text = format!("the router {router} is not one of the guests of {subnet}: {first}-{last}");
-                self.add(at(index, field), text);
-            }
-        }
+        self.look_at_routers(index, services, dhcp, mode);
         if let Some(path) = leases {
             let key = Unique::LeaseFile(whole(path));
             self.once(at(index, Field::Leases), key, || {
@@ -265,6 +269,69 @@ impl Findings {
             self.once_here(at(index, Field::Holder(i)), UniqueInNetwork::Holder(holder.clone()), || {
                 format!("{holder} has a reservation already: give each one address")
             });
+        }
+    }
+
+    fn look_at_routers(&mut self, index: usize, services: &Services, dhcp: &Dhcp, mode: &Mode) {
+        let subnet = services.subnet;
+        let routers = dhcp.router.map(|router| (Field::Router, router)).into_iter();
+        for (field, router) in routers.chain(dhcp.routes.iter().map(|route| (Field::Routes, route.via()))) {
+            let place = at(index, field);
+            match (mode, field) {
+                (Mode::HostOnly(_), _) => {
+                    self.add(place, "nothing leaves a host-only network: leave it out, or have an internal one");
+                }
+                (Mode::Nat(_), Field::Router) => {
+                    let own = subnet.own();
+                    self.add(place, format!("the router of a nat network is guestwire, at {own}: leave it out"));
+                }
+                _ if !subnet.is_for_guests(router) => {
+                    let (first, last) = (subnet.first(), subnet.last());
+                    let text = format!("the router {router} is not one of the guests of {subnet}: {first}-{last}");
+                    self.add(place, text);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn look_at_nat(&mut self, index: usize, network: &'c Network, nat: &'c Nat) {
+        if nat.services.dhcp.is_none() {
+            let text = "guests of a nat network are told of the way out by DHCP: leave it out; guests that have \
+                        addresses of their own need port-security = \"off\"";
+            self.add(at(index, Field::Dhcp), text);
+        }
+        for (i, forward) in nat.forwards.iter().enumerate() {
+            if let Some(text) = wrong_guest(forward, network, &nat.services) {
+                self.add(at(index, Field::ForwardGuest(i)), text);
+            }
+            let place = at(index, Field::Forward(i));
+            // Each is compared with all before it.
+            if self.forwards.len() >= FORWARDS_MAX {
+                self.add(place, format!("at most {FORWARDS_MAX} forwards can be: name fewer, or ranges of ports"));
+                return;
+            }
+            if let Some((name, other)) = self.forwards.iter().find(|(_, other)| forward.overlaps(other)) {
+                let of = if **name == network.name { String::new() } else { format!(" of the network '{name}'") };
+                let text = format!(
+                    "{forward} wants what {other}{of} has already: choose another port of the host, or an address for \
+                     each"
+                );
+                self.add(place, text);
+            }
+            let has_family = |address: &IpAddr| address.is_ipv4() || nat.services.subnet6.is_some();
+            let (before, sockets) =
+                (self.forward_sockets, forward.ports().len() * forward.listens_at().filter(has_family).count());
+            self.forward_sockets += sockets;
+            if before <= FORWARD_SOCKETS_MAX && self.forward_sockets > FORWARD_SOCKETS_MAX {
+                let text = format!(
+                    "at most {FORWARD_SOCKETS_MAX} ports can be forwarded, those of IPv4 and IPv6 counted each, and \
+                     with {forward} they are {}: name fewer, or an address to listen at",
+                    self.forward_sockets
+                );
+                self.add(at(index, Field::Forward(i)), text);
+            }
+            self.forwards.push((&network.name, forward));
         }
     }
 
@@ -303,6 +370,27 @@ impl Findings {
                 self.add(about(Field::Ip), "an ip is given by DHCP, and this network has none of ours: leave it out")
             }
         }
+    }
+}
+
+/// Why a forward leads to no guest of its network, if it does not.
+fn wrong_guest(forward: &Forward, network: &Network, services: &Services) -> Option<String> {
+    let Services { subnet, subnet6, .. } = services;
+    if subnet6.is_none() && forward.listens_at().all(|address| address.is_ipv6()) {
+        return Some("guests have no IPv6 with subnet6 off: leave that out, or this forward".into());
+    }
+    match (forward.guest(), subnet6) {
+        (Guest::Ip(IpAddr::V4(ip)), _) if !subnet.is_for_guests(*ip) => {
+            let (first, last) = (subnet.first(), subnet.last());
+            Some(format!("{ip} is not one of the addresses that {subnet} has for guests: {first}-{last}"))
+        }
+        (Guest::Ip(IpAddr::V6(ip)), Some(subnet6)) if !subnet6.is_for_guests(*ip) => {
+            Some(format!("{ip} is not one of the addresses that {subnet6} has for guests"))
+        }
+        (Guest::Port(name), _) if !network.ports.iter().any(|port| port.name == *name) => Some(format!(
+            "the network has no port '{name}': declare it as [[network.port]], or say the guest's address"
+        )),
+        _ => None,
     }
 }
 

@@ -39,9 +39,10 @@ pub struct Dhcp {
     pub domain: Option<DomainName>,
     /// The domains in which guests look names up.
     pub search: Vec<DomainName>,
-    /// The router that guests are told of, which is a guest itself. Only on internal networks: others lead nowhere.
+    /// The router that guests are told of, which is a guest itself. Only on internal networks: of the others, host-only
+    /// ones lead nowhere, and on NAT networks it is us.
     pub router: Option<Ipv4Addr>,
-    /// Networks that guests are told they reach by a router, likewise.
+    /// Networks that guests are told they reach by one of them. Not on host-only networks.
     pub routes: Vec<Route4>,
     /// Addresses kept for somebody. Those of declared ports are not here: see [`super::Network::reservations`].
     pub reservations: Vec<Reservation>,

@@ -8,6 +8,7 @@ mod address;
 mod check;
 mod dhcp;
 pub mod file;
+mod forward;
 mod guest;
 mod hash;
 mod mode;
@@ -21,15 +22,16 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-pub use address::{MacAddr, PREFIX_MAX, PREFIX_MIN, Subnet4, Subnet6, Subnet6Choice};
+pub use address::{MacAddr, PREFIX_MAX, PREFIX_MIN, Subnet4, Subnet6, Subnet6Choice, ip_net};
 pub use check::{Field, Place};
 pub use dhcp::{
     CLIENT_ID_BYTES_MAX, ClientId, DNS_MAX, Dhcp, Holder, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, LeaseTime, ROUTES_MAX,
     Range4, Reservation, Route4, SEARCH_MAX, lease_file,
 };
+pub use forward::{FORWARD_SOCKETS_MAX, FORWARDS_MAX, Forward, Guest, Protocol};
 pub use guest::{MTU_MIN, Mtu, QUEUE_PAIRS_MAX, QueuePairs, WORKERS_MAX, WorkerCount};
 pub use hash::fnv1a;
-pub use mode::{Bridged, HostOnly, Internal, Mode, Security, Services, TapSource, Via};
+pub use mode::{Bridged, HostOnly, Internal, Mode, Nat, Security, Services, TapSource, Via};
 pub use name::{
     DOMAIN_BYTES_MAX, DomainName, HostName, IF_NAME_BYTES_MAX, IfName, LABEL_BYTES_MAX, NAME_BYTES_MAX, Name,
 };

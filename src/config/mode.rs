@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Dhcp, IfName, InheritedFd, Name, Problem, Subnet4, Subnet6, problem};
+use ipnet::IpNet;
+
+use super::{Dhcp, Forward, IfName, InheritedFd, Name, Problem, Subnet4, Subnet6, problem};
 
 /// What a network is connected to.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,11 +16,13 @@ pub enum Mode {
     HostOnly(HostOnly),
     /// A network that exists already.
     Bridged(Bridged),
+    /// What the host reaches, through the host's own sockets.
+    Nat(Nat),
 }
 
 impl Mode {
     /// The names of all modes: the verbs of the command line.
-    pub const NAMES: &'static [&'static str] = &["internal", "host-only", "bridged"];
+    pub const NAMES: &'static [&'static str] = &["internal", "host-only", "bridged", "nat"];
 
     /// The verb of the command line that asks for this mode.
     pub const fn name(&self) -> &'static str {
@@ -26,6 +30,7 @@ impl Mode {
             Mode::Internal(_) => "internal",
             Mode::HostOnly(_) => "host-only",
             Mode::Bridged(_) => "bridged",
+            Mode::Nat(_) => "nat",
         }
     }
 
@@ -35,7 +40,13 @@ impl Mode {
             Mode::Internal(internal) => internal.services.as_ref(),
             Mode::HostOnly(host_only) => Some(&host_only.services),
             Mode::Bridged(_) => None,
+            Mode::Nat(nat) => Some(&nat.services),
         }
+    }
+
+    /// The ports of the host that lead to guests.
+    pub fn forwards(&self) -> &[Forward] {
+        if let Mode::Nat(nat) = self { &nat.forwards } else { &[] }
     }
 
     /// The descriptor of a tap that our parent process left us, if the network is made of one.
@@ -43,7 +54,7 @@ impl Mode {
         let tap = match self {
             Mode::HostOnly(host_only) => &host_only.tap,
             Mode::Bridged(Bridged { via: Via::Tap(tap), .. }) => tap,
-            Mode::Internal(_) | Mode::Bridged(_) => return None,
+            Mode::Internal(_) | Mode::Bridged(_) | Mode::Nat(_) => return None,
         };
         if let TapSource::Inherit(fd) = tap { Some(*fd) } else { None }
     }
@@ -53,7 +64,7 @@ impl Mode {
         match self {
             // A guest on a LAN may well be a router or a bridge itself, and its address is the LAN's business.
             Mode::Bridged(_) => Security::OFF,
-            Mode::Internal(_) | Mode::HostOnly(_) => Security::ON,
+            Mode::Internal(_) | Mode::HostOnly(_) | Mode::Nat(_) => Security::ON,
         }
     }
 }
@@ -81,6 +92,23 @@ pub struct Bridged {
     pub via: Via,
     /// Whether guests share the NIC's MAC address. Only with [`Via::Nic`].
     pub mac_nat: bool,
+}
+
+/// A NAT network. Its guests are hidden behind the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nat {
+    /// The subnet, in which we are the gateway as [`Subnet4::own`] and [`Subnet6::own`], and what guests are told.
+    /// There always is a DHCP server.
+    pub services: Services,
+    /// Ports of the host that lead to guests: no two the same.
+    pub forwards: Vec<Forward>,
+    /// Whether guests reach what listens for the host alone: its loopback and link-local addresses.
+    pub host_loopback: bool,
+    /// What guests reach; none: everything. Of all ranges here and in `deny` that a destination is in, the smallest
+    /// says whether it is reached, and of two that are equal the one in `deny`.
+    pub allow: Vec<IpNet>,
+    /// What guests do not reach.
+    pub deny: Vec<IpNet>,
 }
 
 /// How an existing network is reached.

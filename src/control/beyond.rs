@@ -21,13 +21,14 @@ use crate::config::{IfName, Mode, Network, Subnet6, TapSource, Via, lease_file};
 use crate::frame::ethernet::MacAddr;
 use crate::metrics::export::PortReport;
 use crate::mode::{self, Made, ModeError};
+use crate::nat::{Directory, Forwards};
 use crate::ring::mailbox::PortShared;
 use crate::service::{Leases, Services};
 use crate::switch::SubnetFilter;
 use crate::sys::netlink::{Change, Event, Netlink};
 use crate::sys::poller::{Poller, Trigger};
 use crate::uplink::Gone;
-use crate::worker::{Desk, Parts, UplinkHalf};
+use crate::worker::{Desk, NatHalf, Parts, UplinkHalf};
 
 /// How long leases that have changed wait to be written.
 pub(super) const LEASES_WAIT: Duration = Duration::from_secs(1);
@@ -98,6 +99,7 @@ impl Attempts {
 #[derive(Debug, Default)]
 pub(super) struct Beyond {
     uplink: Option<Arc<UplinkHalf>>,
+    nat: Option<Arc<NatHalf>>,
     desk: Option<Arc<Desk>>,
     file: Option<LeaseFile>,
     filter: Option<SubnetFilter>,
@@ -111,13 +113,15 @@ pub(super) struct Beyond {
 impl Beyond {
     /// Puts together what a network was made of.
     pub(super) fn new(network: &Network, made: Made, common: &mut Common) -> io::Result<Self> {
-        let Made { uplink, services, filter, prefixes, reserved, shared_mac } = made;
+        let Made { uplink, services, filter, prefixes, reserved, shared_mac, nat, doors } = made;
         let server_mac = services.as_ref().map(|settings| settings.server_mac);
         let mut beyond = Self { filter, prefixes, reserved, server_mac, ..Self::default() };
+        // One for each worker.
+        let shared = |number| -> io::Result<Vec<PortShared>> {
+            (0..network.workers.get()).map(|_| PortShared::new(number, network.name.to_string(), [0; 6])).collect()
+        };
         if let Some(device) = uplink {
-            let number = common.uplink_number();
-            let shared = || PortShared::new(number, network.name.to_string(), [0; 6]);
-            let shared = (0..network.workers.get()).map(|_| shared()).collect::<io::Result<_>>()?;
+            let shared = shared(common.uplink_number())?;
             let half = UplinkHalf::new(shared, shared_mac)?;
             half.connect(device);
             beyond.uplink = Some(half);
@@ -128,13 +132,20 @@ impl Beyond {
             beyond.desk = Some(Arc::new(Desk::new(Services::new(settings, leases))?));
             beyond.file = file;
         }
+        if let (Some(settings), Some(desk)) = (nat, beyond.desk.clone()) {
+            let shared = shared(common.uplink_number())?;
+            let directory: Arc<dyn Directory> = desk.clone();
+            let forwards = Forwards::new(doors, network.name.to_string(), shared.len(), Some(directory))?;
+            beyond.nat = Some(NatHalf::new(&settings, (forwards, desk), shared, common.nat_sockets())?);
+        }
         Ok(beyond)
     }
 
     /// For the network's workers.
     pub(super) fn parts(&self) -> Parts {
         let (filter, prefixes, reserved) = (self.filter.clone(), self.prefixes.clone(), self.reserved.clone());
-        Parts { uplink: self.uplink.clone(), services: self.desk.clone(), filter, prefixes, reserved }
+        let (uplink, nat, services) = (self.uplink.clone(), self.nat.clone(), self.desk.clone());
+        Parts { uplink, nat, services, filter, prefixes, reserved }
     }
 
     /// Whether there is an uplink.
@@ -149,9 +160,11 @@ impl Beyond {
 
     /// The uplink's figures now.
     pub(super) fn report(&self) -> Option<PortReport> {
-        let half = self.uplink.as_ref()?;
-        let counters = half.shared().map(|shared| &shared.counters);
-        Some(PortReport::new(half.shared().next()?.number, Some("uplink".into()), false, counters))
+        let uplink = self.uplink.as_ref().map(|half| half.shared().collect::<Vec<_>>());
+        let shared = uplink.or_else(|| self.nat.as_ref().map(|half| half.shared().collect()))?;
+        let name = if self.nat.is_some() { "gateway" } else { "uplink" };
+        let counters = shared.iter().map(|shared| &shared.counters);
+        Some(PortReport::new(shared.first()?.number, Some(name.into()), false, counters))
     }
 
     /// Has what it hears from watched.
@@ -306,7 +319,7 @@ fn is_absent(name: &IfName) -> bool {
 /// The interface without which there is no uplink; none: we make our own.
 fn needed_interface(network: &Network) -> Option<IfName> {
     match &network.mode {
-        Mode::Internal(_) => None,
+        Mode::Internal(_) | Mode::Nat(_) => None,
         Mode::HostOnly(host_only) => named(&host_only.tap),
         Mode::Bridged(bridged) => match &bridged.via {
             Via::Nic(name) | Via::Bridge(name) => Some(name.clone()),

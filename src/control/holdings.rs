@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::{Bridged, IfName, Mode, Network, TapSource, Via};
+use crate::config::{Bridged, Forward, IfName, Mode, Network, TapSource, Via};
 
 /// Whether one network cannot be started as long as the other runs.
 pub(super) fn exclude_each_other(one: &Network, other: &Network) -> bool {
@@ -12,13 +12,15 @@ pub(super) fn exclude_each_other(one: &Network, other: &Network) -> bool {
         let same_subnet6 = one.subnet6.is_some() && one.subnet6 == other.subnet6;
         one.subnet.overlaps(other.subnet) || same_subnet6
     });
-    same_interface || same_file || same_subnet
+    let has_same = |forward: &Forward| other.mode.forwards().iter().any(|theirs| forward.overlaps(theirs));
+    let same_forward = one.mode.forwards().iter().any(has_same);
+    same_interface || same_file || same_subnet || same_forward
 }
 
 /// The interface of the host that a network uses.
 fn interface(network: &Network) -> Option<IfName> {
     match &network.mode {
-        Mode::Internal(_) => None,
+        Mode::Internal(_) | Mode::Nat(_) => None,
         Mode::HostOnly(host_only) => host_only.tap.name(&network.name),
         Mode::Bridged(Bridged { via: Via::Nic(nic), .. }) => Some(nic.clone()),
         Mode::Bridged(Bridged { via: Via::Bridge(_), .. }) => TapSource::Auto.name(&network.name),
@@ -44,6 +46,9 @@ mod tests {
     #[test]
     fn what_only_one_can_have_excludes_the_other() {
         let host_only = "mode = \"host-only\"\nsubnet = ";
+        let nat = |subnet: u8, forward: &str| {
+            format!("mode = \"nat\"\nsubnet = \"10.{subnet}.0.0/24\"\nforward = \"{forward}\"")
+        };
         for (one, other, excluded) in [
             ("mode = \"internal\"".to_owned(), "mode = \"internal\"".to_owned(), false),
             (format!("{host_only}\"10.1.0.0/24\""), format!("{host_only}\"10.2.0.0/24\""), false),
@@ -59,6 +64,8 @@ mod tests {
                 format!("{host_only}\"10.2.0.0/24\"\n[network.dhcp]\nleases = \"/l\""),
                 true,
             ),
+            (nat(1, "tcp:80:80"), nat(2, "tcp:81:80"), false),
+            (nat(1, "tcp:80:80"), nat(2, "tcp:%e0:79-81:79"), true),
             ("mode = \"bridged\"\nnic = \"e0\"".to_owned(), "mode = \"bridged\"\nnic = \"e0\"".to_owned(), true),
             ("mode = \"bridged\"\nbridge = \"b0\"".to_owned(), "mode = \"bridged\"\nbridge = \"b0\"".to_owned(), false),
         ] {

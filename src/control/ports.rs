@@ -21,6 +21,7 @@ use super::ways::WayIn;
 use super::{FDS_PER_PORT, FDS_SPARE};
 use crate::config::{MacAddr, Name, Network, Security};
 use crate::metrics::export::PortReport;
+use crate::nat::Sockets;
 use crate::ring::mailbox::{Mailbox, PortMailbox, PortShared};
 use crate::switch::PORTS_MAX;
 use crate::sys::rlimit::free_fds;
@@ -102,6 +103,8 @@ pub(super) struct Common {
     /// The number of the next port.
     next: u32,
     ended: Arc<Ended>,
+    /// What guests of NAT networks may have open.
+    nat_sockets: Arc<Sockets>,
 }
 
 impl Common {
@@ -109,7 +112,14 @@ impl Common {
     pub(super) fn new(nofile_limit: u64) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let ended = Arc::new(Ended { numbers: Mutex::new(Vec::new()), wake });
-        Ok(Self { nofile_limit, macs: Macs::new(), next: 0, ended })
+        // The rest lets VMs in.
+        let nat_sockets = Sockets::new(usize::try_from(nofile_limit / 4 * 3).unwrap_or(usize::MAX));
+        Ok(Self { nofile_limit, macs: Macs::new(), next: 0, ended, nat_sockets })
+    }
+
+    /// What guests of NAT networks may have open.
+    pub(super) fn nat_sockets(&self) -> &Arc<Sockets> {
+        &self.nat_sockets
     }
 
     /// A number for an uplink, which is counted as a port.
@@ -180,6 +190,7 @@ impl Ports {
         let next = number.checked_add(1).ok_or_else(|| io::Error::other("all port numbers are used up"))?;
         let mac = way.port.as_ref().and_then(|port| port.mac).map_or_else(|| common.macs.of(number), MacAddr::bytes);
         let mut shared = PortShared::new(number, self.network.clone(), mac)?;
+        shared.name = way.port.as_ref().map(|port| port.name.clone());
         shared.pairs_told = self.offer.pairs_told;
         shared.security = way.port.as_ref().map_or(self.security, |port| port.security);
         shared.declared_mac = way.port.as_ref().and_then(|port| port.mac).map(MacAddr::bytes);

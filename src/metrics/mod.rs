@@ -143,6 +143,25 @@ counters! {
     DropRxRefused => "drop_rx_refused",
     /// Frames for the uplink dropped: they are for the host itself, to which no way leads from its NIC.
     DropRxNoHost => "drop_rx_no_host",
+    /// Frames for the gateway dropped: no packets that it knows, or packets that contradict themselves.
+    DropRxBadPacket => "drop_rx_bad_packet",
+    /// Frames for the gateway dropped: to where guests may not go, or from addresses that are none of theirs.
+    DropRxForbidden => "drop_rx_forbidden",
+    /// Frames for the gateway dropped: the guest, or all of them, have as many connections as may be.
+    DropRxFlowLimit => "drop_rx_flow_limit",
+    /// Frames for the gateway dropped: they have passed as many routers as they may.
+    DropRxHopLimit => "drop_rx_hop_limit",
+    /// Frames for the gateway dropped: of a protocol that it does not carry.
+    DropRxNotCarried => "drop_rx_not_carried",
+
+    /// TCP connections that guests have been given by the gateway, and how many of them have ended.
+    TcpOpened => "tcp_opened",
+    /// See `tcp_opened`.
+    TcpClosed => "tcp_closed",
+    /// UDP endpoints that guests have been given by the gateway, and how many of them have ended.
+    UdpOpened => "udp_opened",
+    /// See `udp_opened`.
+    UdpClosed => "udp_closed",
 
     /// Rings stopped because the guest broke the rules of the ring.
     RingErrors => "ring_errors",

@@ -32,7 +32,7 @@ pub(super) fn make(network: &Network, host_only: &HostOnly, inherited: &mut Inhe
     tracing::info!(network = name, "the host is {own}/{prefix} on {interface}");
     let (subnet, prefixes) = (services.subnet, prefixes(services));
     let filter = Some(SubnetFilter::new(subnet, prefixes.clone(), mac));
-    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes, reserved, shared_mac: None })
+    Ok(Made { uplink: Some(Box::new(tap)), services: Some(settings), filter, prefixes, reserved, ..Made::default() })
 }
 
 /// See [`super::reopen`].

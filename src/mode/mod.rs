@@ -6,6 +6,7 @@
 pub mod bridged;
 pub mod host_only;
 pub mod internal;
+pub mod nat;
 
 use std::collections::HashMap;
 use std::io;
@@ -14,6 +15,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::config::{Dhcp, Holder, IfName, Mode, Network, Route4, Services, Subnet6, TapSource, fnv1a};
 use crate::frame::ethernet::MacAddr;
+use crate::nat::{Doors, ForwardError};
 use crate::service::{
     ClientId, Domain, LeaseTime, Pool, Reservation, Route, Settings, SettingsError, Subnet, V4, V6, link_local,
 };
@@ -36,6 +38,10 @@ pub struct Made {
     pub reserved: Vec<Ipv6Addr>,
     /// The uplink's MAC address, where guests share it.
     pub shared_mac: Option<MacAddr>,
+    /// What carries guests' packets over sockets of the host's, if that is the way out.
+    pub nat: Option<crate::nat::Settings>,
+    /// The sockets of its forwards.
+    pub doors: Doors,
 }
 
 /// Prefix of a subnet of IPv6, in bits.
@@ -56,6 +62,9 @@ pub enum ModeError {
     /// The services.
     #[error(transparent)]
     Services(#[from] SettingsError),
+    /// A forward.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// The subnet is in use.
     #[error("the subnet {subnet} collides with the host's route {route}: choose {free}")]
     Collision {
@@ -73,7 +82,10 @@ pub enum ModeError {
     #[error("{0} is not a Linux bridge: if it is a NIC, use --nic {0}")]
     NotABridge(IfName),
     /// The NIC is a radio.
-    #[error("{0} is a wireless NIC, whose access point refuses the addresses of guests: share its own with --mac-nat")]
+    #[error(
+        "{0} is a wireless NIC, whose access point refuses the addresses of guests: share its own with --mac-nat, or \
+         use mode nat"
+    )]
     Wireless(IfName),
     /// The tap that is back is known to guests by another address.
     #[error(
@@ -126,6 +138,7 @@ pub fn make(network: &Network, inherited: &mut InheritedTaps) -> Result<Made, Mo
         Mode::Internal(internal) => internal::make(network, internal),
         Mode::HostOnly(host_only) => host_only::make(network, host_only, inherited),
         Mode::Bridged(bridged) => bridged::make(network, bridged, inherited),
+        Mode::Nat(nat) => nat::make(network, nat),
     }
 }
 
@@ -137,7 +150,7 @@ pub fn make(network: &Network, inherited: &mut InheritedTaps) -> Result<Made, Mo
 pub fn reopen(network: &Network, mac: Option<MacAddr>) -> Result<Option<Box<dyn Uplink>>, ModeError> {
     let none = &mut InheritedTaps::new();
     match &network.mode {
-        Mode::Internal(_) => Ok(None),
+        Mode::Internal(_) | Mode::Nat(_) => Ok(None),
         Mode::HostOnly(host_only) => Ok(Some(host_only::reopen(network, host_only, none, mac)?)),
         Mode::Bridged(bridged) => Ok(bridged::make(network, bridged, none)?.uplink),
     }
@@ -150,7 +163,7 @@ pub fn reopen(network: &Network, mac: Option<MacAddr>) -> Result<Option<Box<dyn 
 pub fn restore(network: &Network, interface: &str) -> Result<(), ModeError> {
     match &network.mode {
         Mode::HostOnly(host_only) => host_only::restore(host_only, interface),
-        Mode::Internal(_) | Mode::Bridged(_) => Ok(()),
+        Mode::Internal(_) | Mode::Bridged(_) | Mode::Nat(_) => Ok(()),
     }
 }
 
@@ -160,6 +173,7 @@ pub fn summary(network: &Network) -> &'static str {
         Mode::Internal(_) => internal::SUMMARY,
         Mode::HostOnly(_) => host_only::SUMMARY,
         Mode::Bridged(_) => bridged::SUMMARY,
+        Mode::Nat(_) => nat::SUMMARY,
     }
 }
 
@@ -338,6 +352,6 @@ mod tests {
     #[test]
     fn advice_names_only_what_there_is() {
         let text = ModeError::Wireless("wlan0".parse().unwrap()).to_string();
-        assert!(text.contains("--mac-nat") && !text.contains("mode nat"), "{text}");
+        assert!(text.contains("--mac-nat") && text.contains("mode nat"), "{text}");
     }
 }

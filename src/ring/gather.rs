@@ -50,6 +50,25 @@ impl Gather {
         Pieces { pieces: &self.pieces, len: header.len() + bytes.len() }
     }
 
+    /// Lists the pieces of a part of a frame: `len` bytes after the first `skip`, which it must have.
+    pub fn collect_part<'a>(&'a mut self, bytes: &Bytes<'a>, skip: usize, len: usize) -> Pieces<'a> {
+        debug_assert!(skip + len <= bytes.len());
+        self.pieces.clear();
+        let head = bytes.head();
+        let mut parts = Part { skip, left: len };
+        self.pieces.extend(parts.of(head.as_ptr(), head.len()));
+        for span in bytes.spans() {
+            if self.pieces.len() == PIECES_MAX {
+                bytes.copy_out(&mut self.whole);
+                self.pieces.clear();
+                self.pieces.push(piece(self.whole[skip..].as_ptr(), len));
+                break;
+            }
+            self.pieces.extend(parts.of(span.ptr, span.len));
+        }
+        Pieces { pieces: &self.pieces, len }
+    }
+
     /// Makes one piece of the whole frame.
     #[cold]
     fn join(&mut self, header: &[u8], bytes: &Bytes<'_>) {
@@ -57,6 +76,24 @@ impl Gather {
         self.pieces.clear();
         self.pieces.push(piece(header.as_ptr(), header.len()));
         self.pieces.push(piece(self.whole.as_ptr(), self.whole.len()));
+    }
+}
+
+/// What is still to be skipped and to be listed.
+struct Part {
+    skip: usize,
+    left: usize,
+}
+
+impl Part {
+    /// The bytes of a piece that are in the part.
+    fn of(&mut self, base: *const u8, len: usize) -> Option<libc::iovec> {
+        let skipped = self.skip.min(len);
+        let listed = self.left.min(len - skipped);
+        self.skip -= skipped;
+        self.left -= listed;
+        // Not beyond the piece's end, which is all that it is to be good for.
+        (listed > 0).then(|| piece(base.wrapping_add(skipped), listed))
     }
 }
 

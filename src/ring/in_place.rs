@@ -39,16 +39,51 @@ impl std::fmt::Debug for InPlace {
 }
 
 impl InPlace {
-    /// Makes the next buffers of a ring the room for a frame of any length. `false` if there is no such room.
-    pub fn lend(&mut self, ring: &mut RxRing) -> bool {
+    /// Makes the next buffers of a ring the room for a frame of up to `len` bytes. Returns how long it may be: less if
+    /// there is less room, nothing if there is none.
+    pub fn lend(&mut self, ring: &mut RxRing, len: usize) -> usize {
         let spans = self.burst.begin_in_place(ring.mem());
-        if !ring.look_ahead(FRAME_LEN_MAX, spans) {
-            return false;
+        let room = ring.look_ahead(len.min(FRAME_LEN_MAX), spans);
+        if room == 0 {
+            return 0;
         }
         let mut first = 0;
-        skip_front(spans, &mut first, ring.header_len() + HEAD_MAX);
+        skip_front(spans, &mut first, (ring.header_len() + HEAD_MAX).min(ring.header_len() + room));
         spans.drain(..first);
-        spans.len() + PIECES_OURS <= PIECES_MAX
+        if spans.len() + PIECES_OURS <= PIECES_MAX { room } else { 0 }
+    }
+
+    /// The room behind a header of `header` bytes, up to `max` bytes of it, for a system call that fills it. Before it
+    /// there is `scrap` again and again, for the `skip` bytes that come first and nobody wants. As [`Self::pieces`]
+    /// else.
+    pub(crate) fn payload_pieces(
+        &mut self,
+        (scrap, skip): (&mut [u8], usize),
+        header: usize,
+        max: usize,
+    ) -> &[libc::iovec] {
+        let (head, spans) = self.burst.room_in_place();
+        let mut left = max;
+        let mut piece = |base: *mut u8, len: usize| {
+            let len = len.min(left);
+            left -= len;
+            libc::iovec { iov_base: base.cast(), iov_len: len }
+        };
+        self.pieces.clear();
+        for at in (0..skip).step_by(scrap.len().max(1)) {
+            let iov_len = scrap.len().min(skip - at);
+            self.pieces.push(libc::iovec { iov_base: scrap.as_mut_ptr().cast(), iov_len });
+        }
+        let payload = &mut head[header.min(HEAD_MAX)..];
+        self.pieces.push(piece(payload.as_mut_ptr(), payload.len()));
+        self.pieces.extend(spans.iter().map(|Span { ptr, len }| piece(*ptr, *len)));
+        &self.pieces
+    }
+
+    /// Writes the frame's first bytes, which are ours.
+    pub fn set_header(&mut self, header: &[u8]) {
+        let (head, _) = self.burst.room_in_place();
+        head[..header.len()].copy_from_slice(header);
     }
 
     /// The room, for a system call that fills it, in order: a virtio-net header of [`VNET_HEADER_WRITTEN`] bytes, the

@@ -22,7 +22,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{GuestMem, RingError};
-use crate::config::Security;
+use crate::config::{Name, Security};
 use crate::metrics::PortCounters;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -229,6 +229,8 @@ pub struct PortShared {
     pub number: u32,
     /// The name of the network that the port is on.
     pub network: String,
+    /// The name that the user declared it by.
+    pub name: Option<Name>,
     /// The address that the port's configuration gives to a guest that reads it.
     pub mac: [u8; 6],
     /// The queue pairs that the port's configuration tells of: `max_virtqueue_pairs` (virtio 1.3, 5.1.4).
@@ -252,6 +254,7 @@ impl PortShared {
         Ok(Self {
             number,
             network,
+            name: None,
             mac,
             pairs_told: 1,
             security: Security::OFF,

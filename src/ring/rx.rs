@@ -109,18 +109,22 @@ impl RxRing {
         })
     }
 
-    /// Where a frame of `len` bytes would go if it came next, its header included. `false` if there is no room for it.
+    /// Where a frame of up to `len` bytes would go if it came next, its header included. Returns how many bytes of it
+    /// have room.
     /// What one such look may cost is bounded ([`FRAME_DESCRIPTORS_MAX`]).
-    pub(super) fn look_ahead(&mut self, len: usize, spans: &mut Vec<Span>) -> bool {
+    pub(super) fn look_ahead(&mut self, len: usize, spans: &mut Vec<Span>) -> usize {
         self.ring.reset_effort();
         // That there is no room for a frame that has not come is nothing to remember.
-        let known = (self.starved, self.small);
-        let has_room = self.reserve((self.header_len + len) as u64).is_ok();
+        let known = (self.starved.take(), self.small.take());
+        let found = self.reserve((self.header_len + len) as u64);
         (self.starved, self.small) = known;
-        if has_room {
-            spans.extend_from_slice(&self.spans);
+        // Who copies there finds a lie, and reports it.
+        if matches!(found, Err(Refusal::Ring(_))) {
+            return 0;
         }
-        has_room
+        spans.extend_from_slice(&self.spans);
+        let room: usize = self.spans.iter().map(|span| span.len).sum();
+        room.saturating_sub(self.header_len).min(len)
     }
 
     /// Bytes of the virtio-net header before each frame.

@@ -94,8 +94,7 @@ impl Settings {
         }
     }
 
-    /// The MAC address that is ours alone: frames to it go to [`Services::handle`](super::Services::handle), and to no
-    /// port whatever it says.
+    /// The MAC address that is ours alone: what goes to it is for us, or for the gateway that we answer for.
     pub fn claims_mac(&self) -> Option<MacAddr> {
         self.answers_for_gateway.then_some(self.server_mac)
     }
@@ -104,8 +103,7 @@ impl Settings {
     /// `head` is the first [`WANTS_HEAD`](super::WANTS_HEAD) bytes or more, or the whole frame.
     #[inline]
     pub fn wants(&self, head: &[u8]) -> bool {
-        let ours = self.answers_for_gateway && head.first_chunk() == Some(&self.server_mac.0);
-        ours || self.asks(head).is_some()
+        self.asks(head).is_some()
     }
 
     /// Whether the frame that begins with `head` is a DHCP client's, to our server. The same bytes are needed.

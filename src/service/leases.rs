@@ -70,6 +70,10 @@ impl Binding {
         self.expires > now
     }
 
+    fn is_leased(&self, now: u64) -> bool {
+        self.state == State::Leased && self.is_live(now)
+    }
+
     /// Whether a client on a port may do with it as it likes.
     pub(super) fn is_of(&self, port: PortId, client: &ClientId, mac: MacAddr, now: u64) -> bool {
         let is_left_to = || self.mac == mac || !self.is_live(now);
@@ -125,6 +129,23 @@ impl Leases {
     /// The binding of an address.
     pub fn get(&self, address: Ipv4Addr) -> Option<&Binding> {
         self.bindings.get(&address)
+    }
+
+    /// Who has this name and a lease.
+    pub(super) fn named(&self, name: &str, now: u64) -> Option<(Ipv4Addr, MacAddr)> {
+        let address = *self.names.get(name)?;
+        self.get(address).filter(|binding| binding.is_leased(now)).map(|binding| (address, binding.mac))
+    }
+
+    /// The name of whoever has a lease of this address.
+    pub(super) fn name_at(&self, address: Ipv4Addr, now: u64) -> Option<&str> {
+        self.get(address).filter(|binding| binding.is_leased(now))?.name.as_deref()
+    }
+
+    /// The name of whoever has a lease on a port, with this MAC address.
+    pub(super) fn name_of(&self, port: PortId, mac: MacAddr, now: u64) -> Option<&str> {
+        let mut its = self.by_port.get(&port)?.iter().filter_map(|address| self.get(*address));
+        its.find(|binding| binding.mac == mac && binding.is_leased(now))?.name.as_deref()
     }
 
     /// Whether the address is that of a guest on a port, with this MAC address: offered to it, for it looks whether

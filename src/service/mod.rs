@@ -24,7 +24,8 @@
 //!
 //! Limits: no relays, fragments, IP options or extension headers; an address is not probed before it is offered, for a
 //! client probes itself and declines. Nothing is sent without having been asked for, so there is no timer: prefixes
-//! and DNS servers are advertised without an end. A default route of IPv6 has one, and is lost unless hosts ask again.
+//! and DNS servers are advertised without an end. A default route of IPv6 has one: who has a timer sends
+//! [`Settings::router_advertisement`] before that.
 
 mod arp;
 mod classify;
@@ -42,7 +43,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dhcproto::v4::MessageType;
 use etherparse::{Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Ipv4Slice, Ipv6Slice, UdpSlice};
@@ -108,6 +109,16 @@ type Answer = Result<Option<Vec<u8>>, Option<Counter>>;
 
 const BAD_REQUEST: Option<Counter> = Some(Counter::DropTxBadRequest);
 
+impl Settings {
+    /// A frame that advertises the router to all hosts, to be sent now and then where there is one: a default route is
+    /// lost after [`V6::router_lifetime`] unless it is told of again.
+    pub fn router_advertisement(&self) -> Option<Vec<u8>> {
+        let v6 = self.v6.as_ref().filter(|v6| v6.router_lifetime > 0)?;
+        let has_more = dhcp6::Server::new(self.server_mac, v6).has_any();
+        ndp::advertisement_to_all(self.server_mac, v6, has_more)
+    }
+}
+
 /// The services of one network.
 #[derive(Debug)]
 pub struct Services {
@@ -161,6 +172,35 @@ impl Services {
     /// The leases; none: DHCP is not served.
     pub fn leases(&self) -> Option<&Leases> {
         self.dhcp.as_ref().map(|dhcp| &dhcp.leases)
+    }
+
+    /// The address of the guest with this name, and its MAC address, if that is known: of one that has a lease, or that
+    /// an address is kept for.
+    pub fn host(&self, name: &str, now: u64) -> Option<(Ipv4Addr, Option<MacAddr>)> {
+        let leased = self.leases().and_then(|leases| leases.named(name, now));
+        let kept = || {
+            let mut all = self.settings.v4.iter().flat_map(|v4| &v4.reservations);
+            all.find(|kept| kept.name.as_ref().is_some_and(|own| own.as_str() == name)).map(|kept| match kept.client {
+                ClientId::Mac(mac) => (kept.address, Some(mac)),
+                ClientId::Identifier(_) => (kept.address, None),
+            })
+        };
+        leased.map(|(address, mac)| (address, Some(mac))).or_else(kept)
+    }
+
+    /// The name of the guest with this address.
+    pub fn name_at(&self, address: Ipv4Addr, now: u64) -> Option<&str> {
+        let leased = self.leases().and_then(|leases| leases.name_at(address, now));
+        let kept = || {
+            let mut all = self.settings.v4.iter().flat_map(|v4| &v4.reservations);
+            all.find(|kept| kept.address == address)?.name.as_ref().map(HostName::as_str)
+        };
+        leased.or_else(kept)
+    }
+
+    /// The name of the guest with this MAC address on a port.
+    pub fn name_of(&self, port: PortId, mac: MacAddr, now: u64) -> Option<&str> {
+        self.leases()?.name_of(port, mac, now)
     }
 
     /// Answers a frame that came from a port, or does not. `now` is wall-clock time in seconds. What is to be sent back
@@ -244,7 +284,7 @@ impl Services {
         };
         let (mac, ip) = (self.settings.server_mac, dhcp.settings.subnet.server());
         let to_mac = if to.is_some() { request.mac } else { MacAddr([0xff; 6]) };
-        let ends = Ends { mac, to_mac, ip, to_ip: to.unwrap_or(std::net::Ipv4Addr::BROADCAST) };
+        let ends = Ends { mac, to_mac, ip, to_ip: to.unwrap_or(Ipv4Addr::BROADCAST) };
         Ok(ends.udp((SERVER_PORT, CLIENT_PORT), &payload))
     }
 

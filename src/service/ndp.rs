@@ -106,6 +106,12 @@ fn advertisement(ends: &Ends<Ipv6Addr>, v6: &V6, has_more: bool, options: &[u8])
     ends.icmp(ROUTER_ADVERTISEMENT, [HOP_LIMIT, flags, high, low], &rest)
 }
 
+/// What tells all hosts of us without having been asked (RFC 4861 6.2.4).
+pub(super) fn advertisement_to_all(mac: MacAddr, v6: &V6, has_more: bool) -> Option<Vec<u8>> {
+    let ends = Ends { mac, to_mac: ALL_NODES_MAC, ip: v6.link_local, to_ip: ALL_NODES };
+    advertisement(&ends, v6, has_more, &advertisement_options(mac, v6))
+}
+
 /// The answer to a router solicitation (RFC 4861 6.2.6); `None` when it is not valid.
 pub(super) fn answer_router_solicitation(
     message: &Message<'_>,

@@ -1,9 +1,13 @@
 //! System calls, wrapped thinly and without policy: the other room with `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod errqueue;
 pub mod fd;
+pub mod holder;
+pub mod listen;
 pub mod lock;
 pub mod malloc;
+pub mod net;
 pub mod netlink;
 pub mod packet;
 pub mod poller;

@@ -14,6 +14,24 @@ pub enum Trigger {
     Edge,
 }
 
+/// How many sockets [`Poller::wait_for_sockets`] tells of in one go.
+pub const READY_MAX: usize = 64;
+
+/// What has happened to a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// There is something to read, or the peer will send no more.
+    pub readable: bool,
+    /// The peer will send no more than what there is.
+    pub ended: bool,
+    /// There is room to write.
+    pub writable: bool,
+    /// Neither side will send any more.
+    pub hung_up: bool,
+    /// It has an error.
+    pub failed: bool,
+}
+
 /// Tells which of many descriptors are readable.
 #[derive(Debug)]
 pub struct Poller {
@@ -52,6 +70,58 @@ impl Poller {
         epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_ADD, fd, Event::new(events, token))
     }
 
+    /// Watches a socket for all that may happen to it, each time that it does; `token` names it in
+    /// [`Self::wait_for_sockets`].
+    ///
+    /// # Errors
+    /// As for [`Self::add`].
+    pub fn add_socket(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let events = Self::socket_events();
+        let fd = fd.as_fd().as_raw_fd();
+        epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_ADD, fd, Event::new(events, token))
+    }
+
+    /// Looks at a socket that [`Self::add_socket`] has watched as if it were new: what it is now is told again, and the
+    /// kernel takes note that somebody waits for what it is not.
+    ///
+    /// # Errors
+    /// When it is not watched.
+    pub fn look_again(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let events = Self::socket_events();
+        let fd = fd.as_fd().as_raw_fd();
+        epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_MOD, fd, Event::new(events, token))
+    }
+
+    fn socket_events() -> Events {
+        Events::EPOLLIN | Events::EPOLLOUT | Events::EPOLLRDHUP | Events::EPOLLET
+    }
+
+    /// Hands what has happened to sockets, without waiting for more, to `each`. Returns how many there were; as many as
+    /// [`READY_MAX`]: there may be more.
+    ///
+    /// # Errors
+    /// None that a caller could mend.
+    pub fn wait_for_sockets(&self, mut each: impl FnMut(u64, Ready)) -> io::Result<usize> {
+        let mut ready = [Event::new(Events::empty(), 0); READY_MAX];
+        let n = match epoll::wait(self.epoll.as_raw_fd(), 0, &mut ready) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
+        for event in &ready[..n] {
+            let has = |events: Events| event.events & events.bits() != 0;
+            let ready = Ready {
+                readable: has(Events::EPOLLIN | Events::EPOLLRDHUP),
+                ended: has(Events::EPOLLRDHUP),
+                writable: has(Events::EPOLLOUT),
+                hung_up: has(Events::EPOLLHUP),
+                failed: has(Events::EPOLLERR),
+            };
+            each(event.data, ready);
+        }
+        Ok(n)
+    }
+
     /// Watches `fd` no longer. To be called before the descriptor is closed: another copy of it, in the frontend, would
     /// keep it in the kernel's list.
     pub fn remove(&self, fd: impl AsFd) {
@@ -66,13 +136,20 @@ impl Poller {
     /// # Errors
     /// None that a caller could mend.
     pub fn wait(&self, timeout_ms: i32, mut each: impl FnMut(u64)) -> io::Result<()> {
-        let mut ready = [Event::new(Events::empty(), 0); 64];
+        let mut ready = [Event::new(Events::empty(), 0); READY_MAX];
         match epoll::wait(self.epoll.as_raw_fd(), timeout_ms, &mut ready) {
             Ok(n) => ready[..n].iter().for_each(|event| each(event.data)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+}
+
+impl AsFd for Poller {
+    /// Readable when something that is watched is ready.
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 }
 

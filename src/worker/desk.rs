@@ -2,7 +2,8 @@
 //!
 //! Theory of operation. All workers of a network share one [`Services`] under a lock, which is taken for a frame that
 //! is a request, and to ask whether an address that a guest has begun to use is its own; each port has a budget of
-//! either. Whether a frame is a request is said without the lock. No worker waits for it with the switch in hand.
+//! either. The gateway asks it for the names of guests. Whether a frame is a request is said without the lock. No
+//! worker waits for it with the switch in hand.
 //!
 //! Leases are kept on disk by the supervisor. It is told once, through a descriptor, that they have changed, takes a
 //! copy of them when it likes, and writes that while nobody waits.
@@ -16,7 +17,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::frame::ethernet::MacAddr;
-use crate::service::{Checksums, Leases, Outcome, Reservation, Services, Settings};
+use crate::nat::{Directory, Lease, Names};
+use crate::service::{Binding, Checksums, Leases, Outcome, Reservation, Services, Settings, State};
 use crate::switch::PortId;
 
 /// See the module's theory of operation.
@@ -113,6 +115,30 @@ impl Desk {
     /// A port has gone; its place may be another's.
     pub(super) fn port_ended(&self, port: PortId) {
         self.lock().port_ended(port);
+    }
+}
+
+impl Directory for Desk {
+    fn leases(&self, known: Option<u64>) -> Option<(u64, Vec<Lease>)> {
+        let services = self.lock();
+        let leases = services.leases().filter(|leases| known != Some(leases.generation()))?;
+        let given = leases.iter().filter(|(_, binding)| binding.state == State::Leased);
+        let lease = |(address, binding): (Ipv4Addr, &Binding)| Lease { address, mac: binding.mac, port: binding.port };
+        Some((leases.generation(), given.map(lease).collect()))
+    }
+}
+
+impl Names for Desk {
+    fn host(&self, name: &str) -> Option<(Ipv4Addr, Option<MacAddr>)> {
+        self.lock().host(name, now_s())
+    }
+
+    fn name_at(&self, address: Ipv4Addr) -> Option<String> {
+        self.lock().name_at(address, now_s()).map(str::to_owned)
+    }
+
+    fn name_of(&self, port: PortId, mac: MacAddr) -> Option<String> {
+        self.lock().name_of(port, mac, now_s()).map(str::to_owned)
     }
 }
 

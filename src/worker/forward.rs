@@ -59,8 +59,8 @@ struct Plan {
     from: PortId,
     /// The worker's number.
     worker: usize,
-    /// When, in seconds.
-    now_s: u32,
+    /// When, in nanoseconds.
+    now_ns: u64,
 }
 
 impl Plan {
@@ -118,7 +118,7 @@ impl Forwarder {
             flooded: 0,
             from: PortId(0),
             worker,
-            now_s: 0,
+            now_ns: 0,
         };
         let (receivers, workshop) = (Vec::new(), Workshop::default());
         Self { network, receivers, version: 0, plan, workshop, request: Vec::new(), answers: Vec::new() }
@@ -136,6 +136,7 @@ impl Forwarder {
         now_ns: u64,
     ) -> Option<Left> {
         self.follow();
+        self.plan.now_ns = now_ns;
         self.judge(from, sender, burst, (now_ns / 1_000_000_000) as u32);
         let counters = &sender.shared.counters.owner;
         counters.add(Counter::TxFrames, burst.len() as u64);
@@ -166,14 +167,19 @@ impl Forwarder {
     pub(super) fn try_again(&mut self, waiting: &mut Waiting, now_ns: u64, is_last: bool) -> bool {
         let Waiting { burst, judged, receiver, left, since_ns } = waiting;
         // Only an uplink asks where frames are from and when, and nothing waits for one.
-        let Plan { from, worker, now_s, .. } = self.plan;
-        let delivery = Delivery { burst, judged, from, worker, now_s, may_wait: !is_last };
+        let Plan { from, worker, .. } = self.plan;
+        let delivery = Delivery { burst, judged, from, worker, now_ns, may_wait: !is_last };
         let before = std::mem::replace(left, receiver.give(&delivery, *left, &mut self.workshop));
         let ended = before != *left;
         if ended {
             *since_ns = now_ns;
         }
         ended
+    }
+
+    /// The number of the worker whose it is.
+    pub(super) fn worker(&self) -> usize {
+        self.plan.worker
     }
 
     /// Looks around if ports have come or gone since the last time.
@@ -189,6 +195,15 @@ impl Forwarder {
         // First the version: a port that comes in between is seen now or the next time.
         self.version = self.network.version();
         self.receivers = self.network.receivers();
+    }
+
+    /// The guest of a port.
+    pub(super) fn guest(&mut self, port: PortId) -> Option<&ReceivingHalf> {
+        self.follow();
+        match self.receivers.get(usize::from(port.0)) {
+            Some(Some(Receiver::Guest(half))) => Some(half),
+            _ => None,
+        }
     }
 
     /// The network's guest, if there is one and no other.
@@ -221,7 +236,7 @@ impl Forwarder {
             request,
             answers,
         };
-        (plan.flooded, plan.from, plan.now_s) = (0, port_id(from), now_s);
+        (plan.flooded, plan.from) = (0, port_id(from));
         let ended = if judge.looks_into { judge.screen_all(burst, &mut plan.judged) } else { 0 };
         // Frames to one guest come in rows.
         let mut i = 0;
@@ -275,8 +290,8 @@ impl Forwarder {
         }
         let Some(Some(receiver)) = self.receivers.get(to) else { return 0 };
         let may_wait = waits_for.map(usize::from) == Some(to);
-        let Plan { ref judged, from, worker, now_s, .. } = self.plan;
-        let delivery = Delivery { burst, judged, from, worker, now_s, may_wait };
+        let Plan { ref judged, from, worker, now_ns, .. } = self.plan;
+        let delivery = Delivery { burst, judged, from, worker, now_ns, may_wait };
         receiver.give(&delivery, wanted, &mut self.workshop)
     }
 }
@@ -429,8 +444,8 @@ impl Judge<'_> {
                 return Some(end);
             }
         }
-        // What is left for an address of ours is nobody's.
-        let is_ours = settings.claims_mac().is_some_and(|mac| head.starts_with(&mac.0));
+        // What is left for an address of ours is the gateway's, or nobody's.
+        let is_ours = settings.claims_mac().is_some_and(|mac| head.starts_with(&mac.0)) && !self.network.has_nat();
         is_ours.then_some(Counter::DropTxNotServed)
     }
 

@@ -66,6 +66,7 @@ impl Worker {
             tracing::warn!(port = number, "not attached: the network has {PORTS_MAX} ports already");
             return;
         };
+        self.network.introduce(index, self.forwarder.worker(), &shared);
         if index >= self.ports.len() {
             self.ports.resize_with(index + 1, || None);
         }

@@ -15,6 +15,7 @@ mod desk;
 mod forward;
 mod handle;
 mod mail;
+mod nat;
 mod network;
 mod patience;
 mod port;
@@ -39,6 +40,8 @@ use crate::sys::sigbus;
 pub use desk::Desk;
 use forward::Forwarder;
 pub use handle::{STOP_MAX_MS, WorkerHandle};
+pub use nat::NatHalf;
+use nat::NatReader;
 pub use network::{Network, Parts};
 use port::{Port, Ring, Slot};
 use uplink::Reader;
@@ -116,6 +119,8 @@ pub struct Worker {
     polled: Vec<Polled>,
     /// Its queue of the network's uplink, if there is one.
     reader: Option<Reader>,
+    /// Its engine of the network's gateway, if there is one.
+    nat: Option<NatReader>,
     /// Whether the uplink had frames when it was last read, and may have more.
     reads_on: bool,
     /// Control queues, by port and ring, that have had their turn and may hold more commands.
@@ -153,8 +158,13 @@ impl Worker {
         if let Some(reader) = &reader {
             reader.watch(&poller, Source::Uplink.token(), &network);
         }
+        let nat = network.nat_reader(number);
+        if let Some(nat) = &nat {
+            nat.watch(&poller, Source::Uplink.token())?;
+        }
         Ok(Self {
             reader,
+            nat,
             reads_on: false,
             mailbox,
             stop: Arc::new(AtomicBool::new(false)),
@@ -219,6 +229,7 @@ impl Worker {
             self.look_at(index, ring);
         }
         self.poll_round();
+        self.reads_on |= self.nat.as_ref().is_some_and(NatReader::has_any);
         if self.reads_on {
             self.read_uplink();
         }
@@ -227,8 +238,12 @@ impl Worker {
 
     /// Reads the uplink's next frames.
     fn read_uplink(&mut self) {
-        let Some(reader) = &mut self.reader else { return };
-        let frames = reader.turn(&mut self.forwarder, self.now_ns) as u64;
+        let Self { reader, nat, forwarder, now_ns, .. } = self;
+        let frames = match (reader, nat) {
+            (Some(reader), _) => reader.turn(forwarder, *now_ns),
+            (None, Some(nat)) => nat.turn(forwarder, *now_ns),
+            (None, None) => return,
+        } as u64;
         self.reads_on = frames > 0;
         self.worked |= self.reads_on;
         WorkerCounters::add(&self.counters.packets, frames);

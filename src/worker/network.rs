@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use super::desk::Desk;
+use super::nat::{NatHalf, NatReader};
 use super::receiving::{Delivery, ReceivingHalf, Workshop};
 use super::sender::{Origin, Sender};
 use super::uplink::{Reader, Stations, UplinkHalf};
@@ -36,6 +37,8 @@ pub(super) enum Receiver {
     Guest(Arc<ReceivingHalf>),
     /// The way out of the network.
     Uplink(Arc<UplinkHalf>),
+    /// The gateway.
+    Nat(Arc<NatHalf>),
 }
 
 impl Receiver {
@@ -44,6 +47,7 @@ impl Receiver {
         match self {
             Receiver::Guest(half) => half.number(),
             Receiver::Uplink(half) => half.number(),
+            Receiver::Nat(half) => half.number(),
         }
     }
 
@@ -54,6 +58,10 @@ impl Receiver {
             Receiver::Guest(half) => half.give(delivery, wanted, workshop),
             Receiver::Uplink(half) => {
                 half.give(delivery, wanted, workshop);
+                0
+            }
+            Receiver::Nat(half) => {
+                half.give(delivery, wanted);
                 0
             }
         }
@@ -72,6 +80,8 @@ impl Receiver {
 pub struct Parts {
     /// The way out.
     pub uplink: Option<Arc<UplinkHalf>>,
+    /// The gateway to what is beyond the host.
+    pub nat: Option<Arc<NatHalf>>,
     /// What is answered here.
     pub services: Option<Arc<Desk>>,
     /// What keeps guests' frames in the network's subnets.
@@ -122,6 +132,8 @@ pub struct Network {
     claims: Arc<Claims>,
     /// The uplink's place.
     uplink_at: OnceLock<usize>,
+    /// The gateway's place.
+    nat_at: OnceLock<usize>,
 }
 
 impl Network {
@@ -141,6 +153,7 @@ impl Network {
             workers: Mutex::default(),
             origin: Instant::now(),
             uplink_at: OnceLock::new(),
+            nat_at: OnceLock::new(),
             claims: Arc::default(),
             parts,
         };
@@ -156,6 +169,13 @@ impl Network {
             network.switch().set_crowd(port_id(index));
             network.uplink_at.get_or_init(|| index);
         }
+        if let Some(half) = network.parts.nat.clone() {
+            let mac = half.mac();
+            if let Some(index) = network.add_port(Receiver::Nat(half)) {
+                network.set_host(mac, index);
+                network.nat_at.get_or_init(|| index);
+            }
+        }
         Arc::new(network)
     }
 
@@ -167,6 +187,11 @@ impl Network {
     /// What the worker with this number reads of the uplink, if there is one with a queue for it.
     pub(super) fn reader(&self, worker: usize) -> Option<Reader> {
         Reader::new(self.parts.uplink.clone()?, worker, *self.uplink_at.get()?, self)
+    }
+
+    /// What the worker with this number reads of the gateway, if there is one.
+    pub(super) fn nat_reader(&self, worker: usize) -> Option<NatReader> {
+        NatReader::new(self.parts.nat.clone()?, worker, *self.nat_at.get()?)
     }
 
     /// What keeps guests' frames in the network's subnets.
@@ -261,8 +286,15 @@ impl Network {
         Some(index)
     }
 
+    /// The port in this place is a guest's, and belongs to the worker with this number.
+    pub(super) fn introduce(&self, index: usize, worker: usize, shared: &PortShared) {
+        self.parts.nat.iter().for_each(|half| half.port_came(port_id(index), worker, shared));
+    }
+
     /// Takes a port off the network: from now on no verdict names it.
     pub(super) fn remove_port(&self, index: usize) {
+        // While its place is still its own, and without a lock: whoever has the gateway's may want to look around.
+        self.parts.nat.iter().for_each(|half| half.port_ended(port_id(index)));
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
         let _ = self.switch().remove_port(port_id(index));
         if let Some(place) = places.get_mut(index) {
@@ -289,6 +321,11 @@ impl Network {
     /// Whether there is an uplink.
     pub(super) fn has_uplink(&self) -> bool {
         self.parts.uplink.is_some()
+    }
+
+    /// Whether there is a gateway.
+    pub(super) fn has_nat(&self) -> bool {
+        self.parts.nat.is_some()
     }
 
     /// Tells the uplink of the addresses that ports have got and lost.
@@ -327,6 +364,7 @@ impl Network {
         if let Some(Some(place)) = places.get_mut(index) {
             place.met = Some(mac);
         }
+        self.parts.nat.iter().for_each(|half| half.met(port_id(index), mac));
         twin
     }
 }

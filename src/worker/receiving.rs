@@ -32,10 +32,17 @@ pub(super) struct Delivery<'a> {
     pub(super) from: PortId,
     /// The number of the worker that has them.
     pub(super) worker: usize,
-    /// When, in seconds.
-    pub(super) now_s: u32,
+    /// When, in nanoseconds.
+    pub(super) now_ns: u64,
     /// Those that find no room are not dropped.
     pub(super) may_wait: bool,
+}
+
+impl Delivery<'_> {
+    /// When, in seconds.
+    pub(super) fn now_s(&self) -> u32 {
+        (self.now_ns / 1_000_000_000) as u32
+    }
 }
 
 /// Private memory for frames that must be changed for a receiver.
@@ -183,11 +190,16 @@ impl ReceivingHalf {
         }
     }
 
-    /// Makes the guest's next buffers the room for a frame that comes in place. `false` if they cannot be.
-    pub(super) fn lend(&self, in_place: &mut InPlace) -> bool {
+    /// Makes the guest's next buffers the room for a frame of up to `len` bytes that comes in place. `flow` is the
+    /// frame's [`flow::flow_hash`]; none: it is not known yet. Returns how long the frame may be.
+    pub(super) fn lend(&self, in_place: &mut InPlace, len: usize, flow: Option<u32>) -> usize {
         let receiving = &mut *self.lock();
-        let [only] = *receiving.ready.as_slice() else { return false };
-        if let Place::Ring(ring) = &mut receiving.rings[only] { in_place.lend(ring) } else { false }
+        let pair = match (receiving.ready.as_slice(), flow) {
+            ([only], _) => *only,
+            ([_, ..], Some(flow)) => receiving.ring_of(flow),
+            _ => return 0,
+        };
+        if let Place::Ring(ring) = &mut receiving.rings[pair] { in_place.lend(ring, len) } else { 0 }
     }
 
     /// Counts so many frames as dropped, which have waited for room.
@@ -311,11 +323,16 @@ impl Receiving {
         bits(wanted).filter(|&i| filter.accepts(burst.head(i))).fold(0, |accepted, i| accepted | 1 << i)
     }
 
+    /// Which of the rings that are ready has a flow's frames.
+    fn ring_of(&self, flow: u32) -> usize {
+        self.ready[flow as usize % self.ready.len()]
+    }
+
     /// Which ring each frame goes to: those of a flow stay on one, so that they stay in order.
     fn spread(&self, burst: &Burst, frames: u32) -> impl Iterator<Item = (usize, u32)> + use<> {
         let mut chosen = [0_u32; RINGS_MAX / 2];
         for i in bits(frames) {
-            chosen[self.ready[flow::flow_hash(burst.head(i)) as usize % self.ready.len()]] |= 1 << i;
+            chosen[self.ring_of(flow::flow_hash(burst.head(i)))] |= 1 << i;
         }
         chosen.into_iter().enumerate().filter(|&(_, frames)| frames != 0)
     }

@@ -141,7 +141,7 @@ impl Nat {
         if !offload.is_transport_checksum(frame) {
             return Err(Counter::DropTxBadHeader);
         }
-        self.table.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s)
+        self.table.outgoing(frame, delivery.from, offload.checksum(), delivery.now_s())
     }
 }
 
@@ -279,7 +279,7 @@ impl UplinkHalf {
             return counters.add(Counter::DropRxNotReady, u64::from(wanted.count_ones()));
         };
         let mut nat = self.nat();
-        nat.iter_mut().for_each(|nat| nat.follow_host(device.as_ref(), delivery.now_s));
+        nat.iter_mut().for_each(|nat| nat.follow_host(device.as_ref(), delivery.now_s()));
         let (takes, generation) = (device.takes(), *generation);
         let mut gone = None;
         for i in bits(wanted) {

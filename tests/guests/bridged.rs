@@ -393,7 +393,7 @@ fn what_is_no_way_to_a_lan_is_refused_with_what_helps() {
         (&[], "--nic eth1", &["eth1 is a port of the bridge br0: use --bridge br0"]),
         (&[], "--nic lo", &["lo is not an Ethernet interface"]),
         (&[], "--tap br0", &["br0 exists and is not a tap"]),
-        (&wireless, "--nic eth0", &["eth0 is a wireless NIC", "--mac-nat", "nat"]),
+        (&wireless, "--nic eth0", &["eth0 is a wireless NIC", "--mac-nat", "mode nat"]),
         (&only_raw, "--bridge br0", &["CAP_NET_ADMIN"]),
         (&nothing, "--nic eth0", &["CAP_NET_RAW"]),
     ];

@@ -16,6 +16,9 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 /// Longer than an end may take on a busy machine.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
+/// A user and a group that own nothing.
+const NOBODY: u32 = 65534;
+
 /// A running guestwire, its socket in a folder of its own. Both go when it is dropped.
 pub(crate) struct Daemon {
     child: Child,
@@ -39,9 +42,25 @@ impl Daemon {
     /// statistics are in DIR/stats if the options say so.
     pub(crate) fn run(under: &[String], mode: &str, options: &[&str]) -> Self {
         let folder = TempDir::with_prefix("guestwire-guests-").expect("a temporary folder");
+        Self::run_in(folder, env!("CARGO_BIN_EXE_guestwire"), under, mode, options)
+    }
+
+    /// The same by a user who has nothing but the folder, which has a copy of the program, and no right to anything.
+    pub(crate) fn run_as_nobody(under: &[String], mode: &str, options: &[&str]) -> Self {
+        let folder = TempDir::with_prefix("guestwire-guests-").expect("a temporary folder");
+        let program = folder.path().join("guestwire");
+        std::fs::copy(env!("CARGO_BIN_EXE_guestwire"), &program).expect("a copy of the program");
+        std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root's right");
+        let user = format!("--reuid={NOBODY} --regid={NOBODY} --clear-groups --no-new-privs --bounding-set=-all");
+        let user = ["setpriv"].into_iter().chain(user.split(' ')).map(str::to_owned);
+        let under: Vec<String> = under.iter().cloned().chain(user).collect();
+        Self::run_in(folder, &program.display().to_string(), &under, mode, options)
+    }
+
+    fn run_in(folder: TempDir, program: &str, under: &[String], mode: &str, options: &[&str]) -> Self {
         let place = folder.path().display().to_string();
         // Should the test be killed, the daemon ends with it.
-        let program = ["setpriv", "--pdeathsig", "TERM", env!("CARGO_BIN_EXE_guestwire"), mode];
+        let program = ["setpriv", "--pdeathsig", "TERM", program, mode];
         let options = options.iter().copied().chain(["--socket-path", "DIR/net.sock"]);
         let words = program.into_iter().map(str::to_owned).chain(options.map(|word| word.replace("DIR", &place)));
         let words: Vec<String> = under.iter().cloned().chain(words).collect();

@@ -3,7 +3,7 @@
 #
 #   tests/lab/prepare.sh [--yes] demo     a guest kernel, its initramfs, this machine's QEMU
 #   tests/lab/prepare.sh [--yes] tests    the same, Debian 12's QEMU and User Mode Linux, and sid's, and programs of a LAN
-#   tests/lab/prepare.sh [--yes] bench    the same, and Debian 12's DPDK and Open vSwitch with DPDK
+#   tests/lab/prepare.sh [--yes] bench    the same, Debian 12's DPDK and Open vSwitch with DPDK, and sid's passt
 #
 # The only thing it may install on this machine is what `install_missing` names, after asking. Everything else is fetched
 # by an apt of its own (own lists, own empty status file; the machine's /etc/apt is read, never written), unpacked with
@@ -194,6 +194,8 @@ make_trees() {
     fi
     if [[ $goal == bench ]]; then
         closure_of "$base_suite" dpdk-dev openvswitch-switch-dpdk | make_tree peers "$base_suite"
+        # Debian 12's knows no vhost-user.
+        closure_of "$new_suite" passt | make_tree passt "$new_suite"
     fi
 }
 
@@ -367,6 +369,8 @@ make_launchers() {
     for program in "${peer_programs[@]}"; do
         launcher "$cache/bin/peers/${program##*/}" peers alone "$cache/peers/$program"
     done
+    merge_lib passt
+    launcher "$cache/bin/passt/passt" passt alone "$cache/passt/usr/bin/passt"
 }
 
 # --- can this machine's KVM run a guest? ------------------------------------------------------------------------------
@@ -423,7 +427,7 @@ write_env() {
                 CLIENTS_INITRD "$cache/guest-clients.cpio.gz" NET_BIN "$cache/bin/lan"
         fi
         if [[ $goal == bench ]]; then
-            printf "%s='%s'\n" PEERS "$cache/peers" PEERS_BIN "$cache/bin/peers"
+            printf "%s='%s'\n" PEERS "$cache/peers" PEERS_BIN "$cache/bin/peers" PASST "$cache/bin/passt/passt"
         fi
     } >"$cache/$goal.env.new"
     mv "$cache/$goal.env.new" "$cache/$goal.env"

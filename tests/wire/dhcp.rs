@@ -38,6 +38,16 @@ pub(crate) fn renew(guest: &mut Guest, address: Ipv4Addr, server: Ipv4Addr, serv
 
 /// Sends a request of a client with this identifier. `address` is the one it asks for, if any.
 pub(crate) fn ask(guest: &mut Guest, kind: MessageType, transaction: u32, client: &[u8], address: Option<Ipv4Addr>) {
+    ask_as(guest, (kind, transaction), client, address, None);
+}
+
+fn ask_as(
+    guest: &mut Guest,
+    (kind, transaction): (MessageType, u32),
+    client: &[u8],
+    address: Option<Ipv4Addr>,
+    name: Option<&str>,
+) {
     let own = mac(guest.config.number);
     let any = Ipv4Addr::UNSPECIFIED;
     let mut message = Message::new_with_id(transaction, any, any, any, any, &own);
@@ -47,6 +57,9 @@ pub(crate) fn ask(guest: &mut Guest, kind: MessageType, transaction: u32, client
     options.insert(DhcpOption::ClientIdentifier(client.to_vec()));
     if let Some(address) = address {
         options.insert(DhcpOption::RequestedIpAddress(address));
+    }
+    if let Some(name) = name {
+        options.insert(DhcpOption::Hostname(name.to_owned()));
     }
     let payload = message.to_vec().unwrap();
     let packet = PacketBuilder::ethernet2(own, [0xff; 6]).ipv4([0; 4], [255; 4], 64).udp(68, 67);
@@ -72,11 +85,16 @@ pub(crate) fn answer(guest: &mut Guest) -> Option<Answer> {
 
 /// Gets a lease as a client with the guest's MAC address for an identifier.
 pub(crate) fn lease(guest: &mut Guest) -> Ipv4Addr {
+    lease_as(guest, None)
+}
+
+/// The same, of a client that calls itself so.
+pub(crate) fn lease_as(guest: &mut Guest, name: Option<&str>) -> Ipv4Addr {
     let client = identifier(guest);
-    ask(guest, MessageType::Discover, 1, &client, None);
+    ask_as(guest, (MessageType::Discover, 1), &client, None, name);
     let offer = wait(guest);
     assert_eq!((offer.kind, offer.transaction), (MessageType::Offer, 1));
-    ask(guest, MessageType::Request, 2, &client, Some(offer.address));
+    ask_as(guest, (MessageType::Request, 2), &client, Some(offer.address), name);
     let given = wait(guest);
     assert_eq!(given, Answer { kind: MessageType::Ack, address: offer.address, transaction: 2 });
     given.address

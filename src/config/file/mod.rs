@@ -185,6 +185,17 @@ impl Reader {
             || is_of_subnet && (is_unsure(None, Field::Subnet) || is_unsure(None, Field::Uplink))
             || place.field == Field::Dns && is_unsure(None, Field::Subnet6)
             || place.field == Field::Ip && is_unsure(place.port, Field::Mac)
+            || matches!(place.field, Field::ForwardGuest(_)) && self.is_unsure_of_guests(place.network)
+    }
+
+    /// Whether some of the addresses and ports that guests of a network have are not known.
+    fn is_unsure_of_guests(&self, network: usize) -> bool {
+        let is_about_guests = |place: &Place| match place.field {
+            Field::Subnet | Field::Subnet6 => true,
+            Field::Name => place.port.is_some(),
+            _ => false,
+        };
+        self.unsure.iter().any(|place| place.network == network && is_about_guests(place))
     }
 
     /// Where something is said, or what it belongs to where it is not said.

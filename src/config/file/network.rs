@@ -2,25 +2,31 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
+
 use super::Reader;
 use super::section::{Given, Section, Wants};
 use crate::config::{
-    Attachment, Bridged, ConnectPath, DNS_MAX, DeclaredPort, Dhcp, Field, Group, Holder, HostOnly, InheritedFd,
-    Internal, LeaseTime, Listen, ListenPath, Mode, Name, Network, OffloadMask, Place, Problem, QueuePairs, ROUTES_MAX,
-    Range4, Reservation, SEARCH_MAX, Security, Services, SocketMode, Subnet4, Subnet6, Subnet6Choice, TapSource, Via,
-    WorkerCount, file_path, problem,
+    Attachment, Bridged, ConnectPath, DNS_MAX, DeclaredPort, Dhcp, Field, Forward, Group, Holder, HostOnly,
+    InheritedFd, Internal, LeaseTime, Listen, ListenPath, Mode, Name, Nat, Network, OffloadMask, Place, Problem,
+    QueuePairs, ROUTES_MAX, Range4, Reservation, SEARCH_MAX, Security, Services, SocketMode, Subnet4, Subnet6,
+    Subnet6Choice, TapSource, Via, WorkerCount, file_path, ip_net, problem,
 };
 
 /// Keys that say something in some modes only.
 const OF_MODES: &[(&str, &[&str])] = &[
-    ("subnet", &["internal", "host-only"]),
-    ("subnet6", &["internal", "host-only"]),
-    ("dhcp", &["internal", "host-only"]),
+    ("subnet", &["internal", "host-only", "nat"]),
+    ("subnet6", &["internal", "host-only", "nat"]),
+    ("dhcp", &["internal", "host-only", "nat"]),
     ("tap", &["host-only", "bridged"]),
     ("tap-fd", &["host-only", "bridged"]),
     ("nic", &["bridged"]),
     ("bridge", &["bridged"]),
     ("mac-nat", &["bridged"]),
+    ("forward", &["nat"]),
+    ("allow-host-loopback", &["nat"]),
+    ("allow", &["nat"]),
+    ("deny", &["nat"]),
 ];
 
 /// How the sockets of a section are made.
@@ -39,6 +45,10 @@ struct ModeSaid {
     nic: Option<Via>,
     bridge: Option<Via>,
     mac_nat: bool,
+    forwards: Vec<Forward>,
+    host_loopback: bool,
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
 }
 
 /// What `[network.dhcp]` says.
@@ -134,7 +144,27 @@ impl Reader {
         let bridge = self.keep(at(Field::Uplink), bridge);
         let mac_nat = section.value("mac-nat", Wants::Bool, parse_bool, self);
         let mac_nat = self.keep(at(Field::MacNat), mac_nat).unwrap_or(false);
-        ModeSaid { subnet, subnet6, dhcp, tap: tap.or(tap_fd), nic, bridge, mac_nat }
+        let forwards = self.forwards(index, section);
+        let host_loopback = section.value("allow-host-loopback", Wants::Bool, parse_bool, self).value();
+        let host_loopback = host_loopback.unwrap_or(false);
+        let mut ranges =
+            |key| section.values(key, Wants::String, ip_net, self).into_iter().filter_map(Given::value).collect();
+        let (allow, deny) = (ranges("allow"), ranges("deny"));
+        let tap = tap.or(tap_fd);
+        ModeSaid { subnet, subnet6, dhcp, tap, nic, bridge, mac_nat, forwards, host_loopback, allow, deny }
+    }
+
+    fn forwards(&mut self, index: usize, section: &mut Section<'_>) -> Vec<Forward> {
+        let mut forwards = Vec::new();
+        for given in section.values("forward", Wants::String, str::parse, self) {
+            if let Given::Good(forward, span) = given {
+                for field in [Field::Forward(forwards.len()), Field::ForwardGuest(forwards.len())] {
+                    self.places.insert(Place { network: index, port: None, field }, span.clone());
+                }
+                forwards.push(forward);
+            }
+        }
+        forwards
     }
 
     fn mode(&mut self, index: usize, word: &'static str, name: &Name, said: ModeSaid, section: &Section<'_>) -> Mode {
@@ -154,6 +184,7 @@ impl Reader {
         }
         match word {
             "host-only" => Mode::HostOnly(host_only(name, said)),
+            "nat" => Mode::Nat(nat(name, said)),
             "bridged" => {
                 if given.is_empty() {
                     let text = "a bridged network needs one of nic, bridge, tap or tap-fd: for instance nic = \"eth0\"";
@@ -263,7 +294,8 @@ impl Reader {
 
     fn dhcp(&mut self, index: usize, mut section: Section<'_>) -> DhcpSaid {
         let at = |field| Place { network: index, port: None, field };
-        let is_enabled = section.value("enabled", Wants::Bool, parse_bool, self).value().unwrap_or(true);
+        let is_enabled = section.value("enabled", Wants::Bool, parse_bool, self);
+        let is_enabled = self.keep(at(Field::Dhcp), is_enabled).unwrap_or(true);
         let range = section.value("range", Wants::String, str::parse, self);
         let range = self.keep(at(Field::Range), range);
         let mut dhcp = Dhcp::of(Subnet4::HOST_ONLY);
@@ -332,23 +364,32 @@ impl DhcpSaid {
 }
 
 fn host_only(name: &Name, said: ModeSaid) -> HostOnly {
-    let subnet = said.subnet.unwrap_or(Subnet4::HOST_ONLY);
-    let subnet6 = match said.subnet6 {
+    let ModeSaid { subnet, subnet6, dhcp, tap, .. } = said;
+    let services = services(name, subnet.unwrap_or(Subnet4::HOST_ONLY), subnet6, dhcp);
+    HostOnly { tap: tap.unwrap_or(TapSource::Auto), services }
+}
+
+fn nat(name: &Name, said: ModeSaid) -> Nat {
+    let ModeSaid { subnet, subnet6, dhcp, forwards, host_loopback, allow, deny, .. } = said;
+    let services = services(name, subnet.unwrap_or(Subnet4::NAT), subnet6, dhcp);
+    Nat { services, forwards, host_loopback, allow, deny }
+}
+
+/// What is served on a network that has addresses for guests without being asked.
+fn services(name: &Name, subnet: Subnet4, subnet6: Option<Subnet6Choice>, dhcp: Option<DhcpSaid>) -> Services {
+    let subnet6 = match subnet6 {
         None => Some(Subnet6::derived(name, subnet)),
         Some(Subnet6Choice::Off) => None,
         Some(Subnet6Choice::Subnet(subnet6)) => Some(subnet6),
     };
-    let dhcp = match said.dhcp {
+    let dhcp = match dhcp {
         None => Some(Dhcp::of(subnet)),
         Some(dhcp) => dhcp.of(subnet),
     };
-    HostOnly { tap: said.tap.unwrap_or(TapSource::Auto), services: Services { subnet, subnet6, dhcp } }
+    Services { subnet, subnet6, dhcp }
 }
 
 fn parse_mode(text: &str) -> Result<&'static str, Problem> {
-    if text == "nat" {
-        return problem(format!("mode \"nat\" is not there yet: there are {}", quoted(Mode::NAMES)));
-    }
     let found = Mode::NAMES.iter().find(|name| **name == text);
     found.copied().map_or_else(|| problem(format!("not a mode: there are {}", quoted(Mode::NAMES))), Ok)
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Attachment, Bridged, Group, Mode, Security, Via};
+use crate::config::{Attachment, Bridged, FORWARD_SOCKETS_MAX, FORWARDS_MAX, Group, Guest, Mode, Security, Via};
 
 /// The example that comes with the program.
 const EXAMPLE: &str = include_str!("../../../packaging/guestwire.toml");
@@ -44,7 +44,7 @@ fn bytes_that_are_no_text_have_a_place() {
 fn the_example_is_right() {
     let config = config(EXAMPLE);
     let names: Vec<_> = config.networks.iter().map(|network| (network.name.as_str(), network.mode.name())).collect();
-    assert_eq!(names, [("lab", "internal"), ("office", "host-only"), ("lan", "bridged")]);
+    assert_eq!(names, [("lab", "internal"), ("office", "host-only"), ("lan", "bridged"), ("net", "nat")]);
     let reservations = config.networks[1].reservations();
     let ips: Vec<_> = reservations.iter().map(|reservation| reservation.ip.octets()[3]).collect();
     assert_eq!(ips, [21, 22, 10], "the section's, and the port's");
@@ -144,6 +144,49 @@ fn host_only_networks_have_their_defaults() {
 }
 
 #[test]
+fn nat_networks_have_their_defaults_and_their_keys() {
+    let text = "[[network]]\nname = \"a\"\nmode = \"nat\"\nsocket-path = \"/a\"\n";
+    let network = config(text).networks.remove(0);
+    let Mode::Nat(nat) = &network.mode else { panic!("{network:?}") };
+    assert_eq!(network.services(), Some(&nat.services));
+    assert_eq!(nat.services.subnet.to_string(), "10.0.2.0/24");
+    assert!(nat.services.subnet6.is_some() && network.security == Security::ON);
+    assert_eq!(nat.services.dhcp.as_ref().unwrap().range.to_string(), "10.0.2.2-10.0.2.254");
+    assert!(nat.forwards.is_empty() && nat.allow.is_empty() && nat.deny.is_empty() && !nat.host_loopback);
+    let more = "subnet = \"10.9.0.0/16\"\nsubnet6 = \"fd00::/64\"\n\
+                forward = [\"tcp:80:web:80\", \"udp:53:[fd00::5]:53\"]\n\
+                allow-host-loopback = true\nallow = [\"10.1.0.0/16\", \"fd00::/8\"]\ndeny = \"10.1.2.3\"\n\
+                [network.dhcp]\nroutes = \"10.8.0.0/16 via 10.9.0.9\"\n\
+                [[network.port]]\nname = \"web\"\nsocket-path = \"/web\"\n";
+    let network = config(&format!("{text}{more}")).networks.remove(0);
+    let Mode::Nat(nat) = &network.mode else { panic!("{network:?}") };
+    let guests: Vec<_> = nat.forwards.iter().map(|forward| forward.guest().clone()).collect();
+    assert_eq!(guests, [Guest::Port("web".parse().unwrap()), Guest::Ip("fd00::5".parse().unwrap())]);
+    let ranges = |ranges: &[ipnet::IpNet]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        (ranges(&nat.allow), ranges(&nat.deny)),
+        (vec!["10.1.0.0/16".to_owned(), "fd00::/8".to_owned()], vec!["10.1.2.3/32".to_owned()])
+    );
+    assert!(nat.host_loopback && nat.services.dhcp.as_ref().is_some_and(|dhcp| dhcp.routes.len() == 1));
+}
+
+#[test]
+fn there_are_only_so_many_forwards() {
+    let forwards = |host: &str, count: usize| {
+        let forwards: Vec<_> = (1..=count).map(|port| format!("\"tcp:{host}{port}:{port}\"")).collect();
+        let text = format!("forward = [{}]\n", forwards.join(","));
+        parse("x", format!("[[network]]\nname = \"a\"\nmode = \"nat\"\nsocket-path = \"/a\"\n{text}").as_bytes())
+    };
+    assert!(forwards("127.0.0.1:", FORWARDS_MAX).is_ok() && forwards("", FORWARD_SOCKETS_MAX / 2).is_ok());
+    let problems = forwards("", FORWARD_SOCKETS_MAX / 2 + 9).unwrap_err();
+    assert_eq!(problems.iter().count(), 1);
+    assert!(problems.to_string().contains("with tcp:2049:2049 they are 4098"), "{problems}");
+    let problems = forwards("127.0.0.1:", FORWARDS_MAX + 2).unwrap_err();
+    assert_eq!(problems.iter().count(), 1);
+    assert!(problems.to_string().contains("at most 4096 forwards can be"), "{problems}");
+}
+
+#[test]
 fn a_guest_of_an_internal_network_may_be_its_router_and_none_of_a_host_only_one() {
     let network = |mode: &str, more: &str| {
         format!(
@@ -159,6 +202,8 @@ fn a_guest_of_an_internal_network_may_be_its_router_and_none_of_a_host_only_one(
     assert_eq!(routes, ["10.1.0.0/16 via 10.0.0.253", "0.0.0.0/0 via 10.0.0.254"]);
     for (mode, said, problem) in [
         ("host-only", said, "nothing leaves a host-only network"),
+        ("nat", "router = \"10.0.0.9\"", "the router of a nat network is guestwire, at 10.0.0.1: leave it out"),
+        ("nat", "routes = [\"10.1.0.0/16 via 10.0.0.1\"]", "the router 10.0.0.1 is not one of the guests"),
         ("internal", "router = \"10.0.0.1\"", "the router 10.0.0.1 is not one of the guests of 10.0.0.0/24"),
         ("internal", "routes = [\"10.1.0.0/16 via 10.9.0.1\"]", "the router 10.9.0.1 is not one of the guests"),
         ("internal", "routes = [\"10.1.0.1/16 via 10.0.0.2\"]", "10.1.0.1/16 is not a network: say 10.1.0.0/16"),
@@ -242,6 +287,10 @@ const KEYS: &[&str] = &[
     "dhcp.dns",
     "dhcp.router",
     "dhcp.routes",
+    "forward",
+    "allow-host-loopback",
+    "allow",
+    "deny",
 ];
 
 proptest! {

@@ -123,7 +123,7 @@ fn the_servers_mac_is_ours_only_where_nobody_else_has_it() {
     settings.answers_for_gateway = true;
     let mut services = Services::new(settings, Leases::default());
     assert_eq!(services.settings().claims_mac(), Some(SERVER_MAC));
-    assert!(services.settings().wants(&to_server), "for nobody else");
+    assert!(!services.settings().wants(&to_server), "for the gateway, if there is one");
     assert_eq!(send(&mut services, 1, &to_server), (Outcome::Ignored, None));
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::{Destination, Nat, Stations, UplinkHalf};
 use crate::frame::vnet::{F_NEEDS_CSUM, VnetHeader};
 use crate::metrics::Counter;
-use crate::ring::{Burst, InPlace, PrivateBurst, VNET_HEADER_READ};
+use crate::ring::{Burst, FRAME_LEN_MAX, InPlace, PrivateBurst, VNET_HEADER_READ};
 use crate::sys::poller::Poller;
 use crate::uplink::{FrameBuffer, Gone, Received};
 use crate::worker::forward::Forwarder;
@@ -113,7 +113,8 @@ impl Reader {
         let (mut frames, mut bytes) = (0, 0);
         let guest = forwarder.only_guest();
         while self.is_long && frames < READ_FRAMES_MAX && bytes < READ_BYTES_MAX {
-            self.is_long = guest.as_ref().is_some_and(|guest| guest.lend(&mut self.in_place));
+            let room = guest.as_ref().map(|guest| guest.lend(&mut self.in_place, FRAME_LEN_MAX, None));
+            self.is_long = room == Some(FRAME_LEN_MAX);
             if !self.is_long {
                 break;
             }

@@ -1,0 +1,156 @@
+//! What comes to the doors.
+//!
+//! Theory of operation. Doors are watched by edges: one that has something is read, or accepted on, until it has no
+//! more, a bounded number of times in a row, in turn with the others. When the process or the host has too few of
+//! something to accept a client, that one waits, and all that wait so are looked at again a moment later.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+
+use super::super::id::{Id, Kind};
+use super::super::tcp::{Surroundings, Tcp};
+use super::super::udp;
+use super::peers::Peer;
+use super::{Client, Forwards, known_as, refuse};
+use crate::config::Protocol;
+use crate::sys::poller::{Poller, Trigger};
+use crate::sys::{listen, net};
+
+/// Connections that are accepted in a row on one socket, and times that datagrams are read in a row.
+const IN_A_ROW_MAX: usize = 32;
+/// How long clients wait that could not be accepted, in nanoseconds.
+const SHORTAGE_NS: u64 = 100_000_000;
+/// The longest that may come in one go.
+const RECEIVED_MAX: usize = 65_535;
+
+/// See the module's theory of operation.
+#[derive(Debug, Default)]
+pub(in super::super) struct Porter {
+    ready: VecDeque<u32>,
+    /// By door: whether it is among those.
+    is_ready: Vec<bool>,
+    /// Doors at which clients wait for better times, and when those are looked at again.
+    waiting: Vec<u32>,
+    again_at: Option<u64>,
+    /// Where datagrams are received.
+    room: Vec<u8>,
+}
+
+/// What is left at a door that had its turn.
+enum Left {
+    Nothing,
+    More,
+    /// What there is cannot be taken now.
+    Shortage,
+}
+
+impl Porter {
+    /// Has all doors watched.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub(in super::super) fn new(forwards: &Forwards, poller: &Poller) -> io::Result<Self> {
+        for (index, door) in (0..).zip(&forwards.doors) {
+            poller.add(&door.fd, Trigger::Edge, Id { index, generation: 0 }.token(Kind::Door))?;
+        }
+        Ok(Self { is_ready: vec![false; forwards.doors.len()], ..Self::default() })
+    }
+
+    /// Something has come to a door.
+    pub(in super::super) fn event(&mut self, id: Id) {
+        if let Some(is_ready) = self.is_ready.get_mut(id.index as usize)
+            && !std::mem::replace(is_ready, true)
+        {
+            self.ready.push_back(id.index);
+        }
+    }
+
+    /// Whether there may be something at any door.
+    pub(in super::super) fn has_any(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// When [`Self::serve`] is due, if nothing happens before.
+    pub(in super::super) fn due(&self) -> Option<u64> {
+        self.again_at
+    }
+
+    /// Takes what has come, each door in turn. Connections to guests of the engine that asks are made by its `tcp`.
+    pub(in super::super) fn serve(&mut self, engine: usize, tcp: &mut Tcp, world: &mut Surroundings<'_>) {
+        if self.again_at.is_some_and(|at| at <= world.now) {
+            self.again_at = None;
+            for index in std::mem::take(&mut self.waiting) {
+                self.event(Id { index, generation: 0 });
+            }
+        }
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.ready.pop_front() else { return };
+            let left = match world.forwards.doors[index as usize].protocol {
+                Protocol::Tcp => accept(index, engine, tcp, world),
+                Protocol::Udp => self.read(index, world),
+            };
+            match left {
+                Left::More => self.ready.push_back(index),
+                Left::Nothing => self.is_ready[index as usize] = false,
+                Left::Shortage => {
+                    self.is_ready[index as usize] = false;
+                    self.waiting.push(index);
+                    self.again_at.get_or_insert(world.now + SHORTAGE_NS);
+                }
+            }
+        }
+    }
+
+    /// Reads datagrams and brings them to the guest.
+    fn read(&mut self, index: u32, world: &mut Surroundings<'_>) -> Left {
+        let forwards = world.forwards;
+        let door = &forwards.doors[index as usize];
+        let mut found = None;
+        self.room.resize(RECEIVED_MAX, 0);
+        for _ in 0..IN_A_ROW_MAX {
+            if !world.out.has_room() {
+                return Left::More;
+            }
+            let received = match net::receive_datagrams(&door.fd, &mut self.room) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
+                // What became of one that was sent.
+                Err(_) => continue,
+            };
+            let Some(found) = *found.get_or_insert_with(|| forwards.find(door)) else { continue };
+            let Some(from) = known_as(received.from, world.policy) else { continue };
+            let to = SocketAddr::new(found.address, door.guest_port);
+            // What answers a group comes from one of the host's own.
+            let host = received.to.filter(|to| !to.is_multicast());
+            let peer = Peer { port: found.guest.port, door: index, client: received.from, host };
+            forwards.note_peer((to, from), peer, world.now);
+            udp::deliver((from, to), found.guest.mac, &received, &self.room[..received.len], world);
+        }
+        Left::More
+    }
+}
+
+/// Accepts connections.
+fn accept(index: u32, engine: usize, tcp: &mut Tcp, world: &mut Surroundings<'_>) -> Left {
+    let forwards = world.forwards;
+    let door = &forwards.doors[index as usize];
+    for _ in 0..IN_A_ROW_MAX {
+        let (fd, client) = match listen::accept(&door.fd) {
+            Ok(accepted) => accepted,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => return Left::Nothing,
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => return Left::Shortage,
+                // That one has gone again.
+                _ => continue,
+            },
+        };
+        let Some((found, from)) = forwards.find(door).zip(known_as(client, world.policy)) else {
+            refuse(fd);
+            continue;
+        };
+        let client = Client { fd, guest: found.guest, to: SocketAddr::new(found.address, door.guest_port), from };
+        if found.worker == engine { tcp.accept(client, world) } else { forwards.hand(found.worker, client) }
+    }
+    Left::More
+}
