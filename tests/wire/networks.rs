@@ -383,20 +383,22 @@ fn host_only(name: &str, tap: &str, subnet: u8, socket: &str) -> String {
 /// What kinds of descriptors a process has, in order: sockets that are no Unix sockets, and a tap, are the host's.
 /// Those by which VMs and threads wake each other are not listed.
 fn descriptors(daemon: &Daemon) -> Vec<String> {
-    let unix = ["self".to_owned(), daemon.pid().to_string()].map(|process| format!("/proc/{process}/net/unix"));
-    let unix = unix.map(|path| fs::read_to_string(path).unwrap()).concat();
-    let inodes: Vec<&str> = unix.lines().filter_map(|line| line.split_whitespace().nth(6)).collect();
-    let kind = |target: String| match target.strip_prefix("socket:[") {
-        Some(inode) if inodes.contains(&inode.trim_end_matches(']')) => "a VM's".to_owned(),
-        Some(_) => "the host's".to_owned(),
-        None if target == "/dev/net/tun" => "the host's".to_owned(),
-        // Names differ from one process to the next.
-        None if target.starts_with("anon_inode") || target.starts_with("/dev/") => target,
-        None => "a file".to_owned(),
+    let kind = |path: &Path| {
+        let target = fs::read_link(path).ok()?.display().to_string();
+        Some(match &target {
+            socket if socket.starts_with("socket:") => {
+                let mut name = [0; 64];
+                let length = rustix::fs::getxattr(path, "system.sockprotoname", &mut name[..]).ok()?;
+                if name[..length].starts_with(b"UNIX") { "a VM's" } else { "the host's" }.to_owned()
+            }
+            tap if tap == "/dev/net/tun" => "the host's".to_owned(),
+            // Names differ from one process to the next.
+            device if device.starts_with("anon_inode") || device.starts_with("/dev/") => target,
+            _ => "a file".to_owned(),
+        })
     };
     let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
-    let targets = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
-    let kinds = targets.map(|target| kind(target.display().to_string()));
+    let kinds = descriptors.filter_map(|entry| kind(&entry.unwrap().path()));
     let mut kinds: Vec<String> = kinds.filter(|kind| kind != "anon_inode:[eventfd]").collect();
     kinds.sort();
     kinds
@@ -411,7 +413,6 @@ fn what_is_left_is_internal_and_has_nothing_of_the_hosts() {
     let [mut a, mut b] = pair(&daemon.path("lab.sock"), 1);
     assert!(has_hosts(&daemon) >= 3, "a tap, and netlink to hear and to ask");
     daemon.reload(&lab, DONE);
-    // A list of sockets that come and go meanwhile, as those of other tests do, may lack some that stay.
     until("it has nothing of the host's", || has_hosts(&daemon) == 0);
     assert_eq!(space.ip("-o link"), before);
     // It has what one has that never had another network, and nothing else.
