@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, SlicedPacket, TcpHeaderSlice, TransportSlice};
 use nix::sys::resource::{Resource, getrlimit};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::daemon::{Daemon, PATIENCE, until};
 use crate::dhcp::lease;
@@ -216,11 +217,11 @@ fn twenty_thousand_idle_connections_are_there_and_cost_nothing() {
         .map(|n| {
             machine.run(|| {
                 std::fs::write("/proc/sys/net/core/somaxconn", "65535").unwrap();
-                let socket =
-                    rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
-                        .unwrap();
-                rustix::net::bind(&socket, &std::net::SocketAddr::from(([0; 4], 4000 + n))).unwrap();
-                rustix::net::listen(&socket, 30_000).unwrap();
+                // What other tests start meanwhile must not have it.
+                let flags = SocketFlags::CLOEXEC;
+                let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+                bind(&socket, &SocketAddr::from(([0; 4], 4000 + n))).unwrap();
+                listen(&socket, 30_000).unwrap();
                 socket
             })
         })
