@@ -22,6 +22,7 @@
 //! taken away from the kernel that the guest has not acknowledged.
 
 mod receiving;
+mod round_trips;
 mod sending;
 mod timing;
 
@@ -32,16 +33,17 @@ use super::super::seq::Seq;
 use super::pending::Pending;
 use super::segment::{ACK, FIN, Header, RST, SYN, Segment};
 use crate::ring::Bytes;
+use round_trips::RoundTrips;
 pub(super) use timing::Timer;
 
 /// A second of the clock, in nanoseconds.
 const SECOND: u64 = 1_000_000_000;
-/// The first wait for an acknowledgement (RFC 6298, 2.1); each further one is twice as long.
+/// The first wait for an answer to a SYN, and for room; each further one is twice as long.
 const RETRY_NS: u64 = SECOND;
-/// The longest.
+/// The longest wait for anything that was sent.
 const RETRY_MAX_NS: u64 = 60 * SECOND;
-/// After so many waits the guest is given up (RFC 9293, 3.8.3: more than 100 seconds).
-const RETRIES_MAX: u8 = 7;
+/// After so many further waits, each twice as long, the guest is given up (RFC 9293, 3.8.3: after 100 seconds or more).
+const RETRIES_MAX: u8 = 8;
 /// The same for the beginning of a connection.
 const SYN_RETRIES_MAX: u8 = 5;
 /// How long a guest may be silent before it is asked whether it is there (RFC 5382, REQ-5: two hours and four minutes
@@ -149,6 +151,7 @@ pub(super) struct Mirror {
     /// Whether the kernel may have something for the guest.
     pub(super) is_readable: bool,
     retries: u8,
+    round_trips: RoundTrips,
     /// When something is to be done about what was not acknowledged.
     retry_at: Option<u64>,
     heard_at: u64,
@@ -167,8 +170,7 @@ impl Mirror {
     /// A connection that somebody has made to a guest, which is asked now.
     pub(super) fn to_guest(isn: Seq, now: u64) -> Self {
         let mut mirror = Self::new(Phase::Asked, isn, now);
-        (mirror.nxt, mirror.max) = (isn.plus(1), isn.plus(1));
-        mirror.retry_at = Some(now + RETRY_NS);
+        mirror.asks(now);
         mirror
     }
 
@@ -194,6 +196,7 @@ impl Mirror {
             owes_ack: false,
             is_readable: false,
             retries: 0,
+            round_trips: RoundTrips::new(),
             retry_at: None,
             heard_at: now,
             corrects_at: now,
@@ -246,9 +249,15 @@ impl Mirror {
     /// The kernel has made the connection that the guest asked for: returns what tells the guest.
     pub(super) fn connected(&mut self, own_mss: u16, socket: &mut impl HostSocket, now: u64) -> Header {
         self.phase = Phase::Answered;
+        self.asks(now);
+        self.syn(own_mss, socket)
+    }
+
+    /// Our SYN is about to be sent.
+    fn asks(&mut self, now: u64) {
         (self.nxt, self.max) = (self.una.plus(1), self.una.plus(1));
         self.retry_at = Some(now + RETRY_NS);
-        self.syn(own_mss, socket)
+        self.round_trips.sent(self.max, now);
     }
 
     /// The SYN that asks the guest, or answers its own.
@@ -328,6 +337,7 @@ impl Mirror {
             (true, true, _) => Fate::Broken,
             (true, false, true) => {
                 let (una, phase) = (self.max, Phase::Open);
+                self.round_trips.acknowledged(una, now);
                 self.meet(segment);
                 (self.una, self.phase, self.owes_ack) = (una, phase, true);
                 self.window_by = (segment.seq, una);

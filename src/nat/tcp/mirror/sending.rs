@@ -2,7 +2,7 @@
 
 use super::super::super::seq::Seq;
 use super::super::segment::{ACK, FIN, Header, PSH, Segment};
-use super::{EQUAL_ACKS, HostSocket, Mirror, Phase, RETRY_NS, Wanted};
+use super::{EQUAL_ACKS, HostSocket, Mirror, Phase, Wanted};
 
 impl Mirror {
     /// What the guest acknowledges, which was sent, and what it has room for.
@@ -23,7 +23,7 @@ impl Mirror {
             if opens && self.una != self.max {
                 // It had taken its room back from what was sent, which it has thrown away then.
                 self.send_again();
-                (self.retries, self.retry_at) = (0, Some(now + RETRY_NS));
+                (self.retries, self.retry_at) = (0, self.waits_until(now));
             }
         }
     }
@@ -43,12 +43,13 @@ impl Mirror {
             socket.consume(bytes);
         }
         self.una = ack;
+        self.round_trips.acknowledged(ack, now);
         if self.nxt.is_before(ack) {
             self.nxt = ack;
         }
         self.equal_acks = 0;
         self.retries = 0;
-        self.retry_at = (self.una != self.max).then_some(now + RETRY_NS);
+        self.retry_at = self.waits_until(now).filter(|_| self.una != self.max);
         // Not before it has acknowledged more than that: what it had already and got again, it answers with equal
         // acknowledgements of just that (RFC 6582, 4.1).
         if self.recovers.is_some_and(|until| until.is_before(self.una)) {
@@ -64,13 +65,19 @@ impl Mirror {
         if self.equal_acks == EQUAL_ACKS {
             self.recovers = Some(self.max);
             self.send_again();
-            self.retry_at = Some(now + RETRY_NS);
+            self.retry_at = self.waits_until(now);
         }
     }
 
     pub(super) fn send_again(&mut self) {
         self.nxt = self.una;
         self.is_readable = true;
+        self.round_trips.sent_again();
+    }
+
+    /// Until when what is sent now may stay without an acknowledgement.
+    fn waits_until(&self, now: u64) -> Option<u64> {
+        Some(now + self.round_trips.wait())
     }
 
     /// What could be sent to the guest now; none: it has no room, or there is nothing left to say.
@@ -112,7 +119,10 @@ impl Mirror {
             // What was due was a question, whether the guest has room or is there at all.
             (self.retries, self.retry_at) = (0, None);
         }
-        self.max = self.max.max(self.nxt);
-        self.retry_at.get_or_insert(now + RETRY_NS);
+        if self.max.is_before(self.nxt) {
+            self.max = self.nxt;
+            self.round_trips.sent(self.nxt, now);
+        }
+        self.retry_at = self.retry_at.or(self.waits_until(now));
     }
 }

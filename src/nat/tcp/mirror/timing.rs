@@ -44,21 +44,23 @@ impl Mirror {
             return Timer::GiveUp;
         }
         self.retries = self.retries.saturating_add(1);
-        let pause = if self.una == self.max && !has_no_room {
-            PROBE_NS
-        } else {
-            (RETRY_NS << self.retries.min(RETRIES_MAX)).min(RETRY_MAX_NS)
-        };
-        self.retry_at = Some(now + pause);
-        match self.phase {
+        let does = match self.phase {
             Phase::Answered | Phase::Asked => Timer::Syn,
             _ if self.una == self.max || has_no_room => Timer::Probe,
-            _ => {
+            _ => Timer::Again,
+        };
+        let first = if does == Timer::Again { self.round_trips.wait() } else { RETRY_NS };
+        let is_silent = self.una == self.max && !has_no_room;
+        let pause = if is_silent { PROBE_NS } else { (first << self.retries.min(RETRIES_MAX)).min(RETRY_MAX_NS) };
+        self.retry_at = Some(now + pause);
+        match does {
+            Timer::Again => {
                 self.send_again();
                 (self.equal_acks, self.recovers) = (0, Some(self.max));
-                Timer::Again
             }
+            _ => self.round_trips.sent_again(),
         }
+        does
     }
 
     /// The kernel gives up by itself.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::mirror::{Fate, HostSocket, Mirror, Timer, Wanted};
 use super::super::segment::{ACK, FIN, Header, RST, SYN, Segment};
-use super::{SECOND, Seq};
+use super::{MILLI, SECOND, Seq};
 use crate::ring::Bytes;
 
 /// Our first number, and the guest's.
@@ -142,10 +142,10 @@ impl Case {
         self.mirror.timer(self.now)
     }
 
-    /// How long it takes until something is due, in seconds, and what that is.
+    /// How long it takes until something is due, in milliseconds, and what that is.
     fn next_due(&mut self) -> (u64, Timer) {
         let wait = self.mirror.due() - self.now;
-        (wait / SECOND, self.waits(wait))
+        (wait / MILLI, self.waits(wait))
     }
 }
 
@@ -176,10 +176,10 @@ fn a_syn_that_comes_again_gets_the_same_answer() {
     case.kernel.room = 10;
     assert_eq!(case.mirror.syn(1460, &mut case.kernel), first);
     // The answer may be lost: again after 1, 2, 4, ... seconds.
-    for wait in [1, 2, 4, 8, 16] {
+    for wait in [1000, 2000, 4000, 8000, 16_000] {
         assert_eq!(case.next_due(), (wait, Timer::Syn));
     }
-    assert_eq!(case.next_due(), (32, Timer::GiveUp));
+    assert_eq!(case.next_due(), (32_000, Timer::GiveUp));
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_guest_that_is_asked_accepts_or_refuses_or_thinks_of_another() {
     assert_eq!(case.flags(0, 1, RST, ""), Fate::Broken);
 
     let mut case = Case::asked();
-    assert_eq!(case.next_due(), (1, Timer::Syn));
+    assert_eq!(case.next_due(), (1000, Timer::Syn));
     case.kernel.room = 5;
     assert_eq!(case.flags(0, 1, SYN, ""), Fate::Lives);
     assert!(!case.mirror.is_half_open());
@@ -217,10 +217,10 @@ fn a_guest_that_is_asked_accepts_or_refuses_or_thinks_of_another() {
     assert_eq!(case.answer(), Some((1, ROOM)));
 
     let mut case = Case::asked();
-    for wait in [1, 2, 4, 8, 16] {
+    for wait in [1000, 2000, 4000, 8000, 16_000] {
         assert_eq!(case.next_due(), (wait, Timer::Syn));
     }
-    assert_eq!(case.next_due(), (32, Timer::GiveUp));
+    assert_eq!(case.next_due(), (32_000, Timer::GiveUp));
     let header = case.mirror.reset_header();
     assert_eq!((header.seq, header.flags), (Seq(OURS + 1), RST));
 }
@@ -269,7 +269,7 @@ fn a_lost_fin_is_sent_again() {
     assert_eq!((case.sends(10), case.ends()), (1, 11));
     assert_eq!(case.says(1, 11, ""), Fate::Lives);
     assert!(!case.mirror.ends_again());
-    assert_eq!(case.waits(SECOND), Timer::Again);
+    assert_eq!(case.waits(SECOND / 5), Timer::Again);
     assert!(case.mirror.ends_again() && case.mirror.is_readable);
     assert_eq!((case.ends(), case.mirror.ends_again()), (11, false));
 }
@@ -304,7 +304,7 @@ fn a_window_opens_after_it_was_zero() {
     assert_eq!(case.says(1, 8001, ""), Fate::Lives);
     case.mirror.is_readable = true;
     case.mirror.waits_for_window(case.now);
-    assert_eq!((case.wanted(), case.next_due()), (None, (1, Timer::Probe)));
+    assert_eq!((case.wanted(), case.next_due()), (None, (1000, Timer::Probe)));
     // Whatever is from before what was known last says nothing of room.
     case.window = 500;
     assert_eq!((case.says(0, 8001, ""), case.wanted()), (Fate::Lives, None));
@@ -320,17 +320,17 @@ fn zero_windows_cost_a_question_a_minute() {
     assert_eq!(case.says(1, 1, ""), Fate::Lives);
     case.mirror.is_readable = true;
     case.mirror.waits_for_window(case.now);
-    for wait in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
+    for wait in [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000] {
         assert_eq!(case.next_due(), (wait, Timer::Probe));
         let header = case.mirror.probe(&mut case.kernel);
         assert_eq!((header.seq, header.flags), (Seq(OURS), ACK));
         assert_eq!(case.says(1, 1, ""), Fate::Lives);
     }
-    // A lost answer or two are no silence, but seven minutes are.
-    for _ in 0..6 {
-        assert_eq!(case.next_due(), (60, Timer::Probe));
+    // A lost answer or two are no silence, but eight minutes are.
+    for _ in 0..7 {
+        assert_eq!(case.next_due(), (60_000, Timer::Probe));
     }
-    assert_eq!(case.next_due(), (60, Timer::GiveUp));
+    assert_eq!(case.next_due(), (60_000, Timer::GiveUp));
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn a_guest_that_takes_its_room_back_is_asked_and_then_sent_again() {
     }
     case.window = 5000;
     assert_eq!((case.says(1, 1001, ""), case.wanted()), (Fate::Lives, Some((0, 5000))));
-    assert_eq!(case.mirror.due(), case.now + SECOND);
+    assert_eq!(case.mirror.due(), case.now + SECOND / 5);
 }
 
 #[test]
@@ -385,17 +385,17 @@ fn three_equal_acknowledgements_mean_a_loss() {
 fn what_is_not_acknowledged_is_sent_again_ever_later_until_the_guest_is_given_up() {
     let mut case = Case::open();
     assert_eq!(case.sends(1000), 1);
-    for wait in [1, 2, 4, 8, 16, 32, 60] {
+    for wait in [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600] {
         assert_eq!(case.wanted(), Some((1000, 7000)));
         assert_eq!((case.next_due(), case.wanted()), ((wait, Timer::Again), Some((0, 8000))));
         assert_eq!(case.sends(1000), 1);
     }
-    assert_eq!(case.next_due(), (60, Timer::GiveUp));
+    assert_eq!(case.next_due(), (51_200, Timer::GiveUp));
     // What is acknowledged ends that.
     let mut case = Case::open();
-    assert_eq!((case.sends(1000), case.next_due().0, case.next_due().0), (1, 1, 2));
+    assert_eq!((case.sends(1000), case.next_due().0, case.next_due().0), (1, 200, 400));
     assert_eq!(case.says(1, 501, ""), Fate::Lives);
-    assert_eq!((case.next_due(), case.says(1, 1001, "")), ((1, Timer::Again), Fate::Lives));
+    assert_eq!((case.next_due(), case.says(1, 1001, "")), ((200, Timer::Again), Fate::Lives));
     assert_eq!((case.wanted(), case.mirror.due()), (Some((0, 8000)), case.now + 2 * HOUR));
 }
 
@@ -405,20 +405,20 @@ fn a_silent_guest_is_asked_after_two_hours() {
     assert_eq!(case.waits(2 * HOUR - 1), Timer::Nothing);
     assert_eq!(case.waits(1), Timer::Probe);
     for _ in 0..5 {
-        assert_eq!(case.next_due(), (30, Timer::Probe));
+        assert_eq!(case.next_due(), (30_000, Timer::Probe));
     }
     // It is there.
     assert_eq!(case.says(1, 1, ""), Fate::Lives);
-    assert_eq!(case.next_due(), (7200, Timer::Probe));
+    assert_eq!(case.next_due(), (7_200_000, Timer::Probe));
     // What is sent meanwhile is sent again in its own time.
     assert_eq!(case.sends(10), 1);
-    assert_eq!(case.next_due(), (1, Timer::Again));
+    assert_eq!(case.next_due(), (200, Timer::Again));
     assert_eq!(case.says(1, 11, ""), Fate::Lives);
-    assert_eq!(case.next_due(), (7200, Timer::Probe));
+    assert_eq!(case.next_due(), (7_200_000, Timer::Probe));
     for _ in 0..7 {
-        assert_eq!(case.next_due(), (30, Timer::Probe));
+        assert_eq!(case.next_due(), (30_000, Timer::Probe));
     }
-    assert_eq!(case.next_due(), (30, Timer::GiveUp));
+    assert_eq!(case.next_due(), (30_000, Timer::GiveUp));
 }
 
 #[test]
