@@ -51,7 +51,7 @@ step "rustfmt" cargo fmt --all --check
 step "rustfmt, fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
 step "clippy" cargo clippy --locked --all-targets -- -D warnings
 step "clippy, fuzz targets" env CARGO_TARGET_DIR="$PWD/target" \
-    cargo clippy --manifest-path fuzz/Cargo.toml --locked --all-targets -- -D warnings
+    cargo clippy --manifest-path fuzz/Cargo.toml --locked --all-targets --no-default-features -- -D warnings
 step "build" cargo test --locked --no-run
 step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc
