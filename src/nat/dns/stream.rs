@@ -271,7 +271,7 @@ impl Stream {
         while let Some(resolver) = asked.resolvers.get(asked.tried) {
             asked.tried += 1;
             let Some(ticket) = asker.world.sockets.take() else { continue };
-            let Ok(socket) = net::begin_connection(resolver, None).map(TcpStream::from) else { continue };
+            let Ok(socket) = net::begin_connection(resolver, None, None).map(TcpStream::from) else { continue };
             if asker.world.poller.add_socket(&socket, token(asker.id, Side::Resolver)).is_err() {
                 continue;
             }
