@@ -2,9 +2,7 @@
 
 use super::super::super::seq::Seq;
 use super::super::segment::{ACK, Header};
-use super::{
-    HostSocket, KEEPALIVE_NS, Mirror, PROBE_NS, PROBES_MAX, Phase, RETRIES_MAX, RETRY_MAX_NS, RETRY_NS, SYN_RETRIES_MAX,
-};
+use super::{HostSocket, KEEPALIVE_NS, Mirror, PROBE_NS, PROBES_MAX, Phase, RETRIES_MAX, RETRY_MAX_NS, RETRY_NS};
 
 /// What is to be done about time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +32,8 @@ impl Mirror {
         }
         let most = match self.phase {
             Phase::Connecting => return self.wait_on(now),
-            Phase::Answered | Phase::Asked => SYN_RETRIES_MAX,
             Phase::Open if self.una == self.max => PROBES_MAX,
-            Phase::Open => RETRIES_MAX,
+            Phase::Answered | Phase::Asked | Phase::Open => RETRIES_MAX,
         };
         // Who has no room may go on having none, as long as it says so: one lost answer is no silence.
         let (has_no_room, patience) = (self.has_no_room(), u64::from(RETRIES_MAX) * RETRY_MAX_NS);
