@@ -160,6 +160,10 @@ impl Engine {
             // What is for all is the services'.
             return Err(Counter::DropRxFiltered);
         }
+        if self.forwards.hear(port, (head, bytes.len()), &self.policy) {
+            self.noted = None;
+            return Ok(());
+        }
         let mut packet = Packet::parse(head, bytes.len(), offload).ok_or(Counter::DropRxBadPacket)?;
         if !self.policy.is_guests(packet.from) {
             return Err(Counter::DropRxForbidden);
