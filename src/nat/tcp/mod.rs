@@ -217,7 +217,7 @@ impl Tcp {
             return Err(Counter::DropRxFlowLimit);
         }
         let ticket = world.sockets.take().ok_or(Counter::DropRxFlowLimit)?;
-        let (fd, is_mapped) = match self.mappings.begin(key.guest, &target, hop_limit) {
+        let (fd, is_mapped) = match self.mappings.begin((guest.port, key.guest), (&target, hop_limit), world.sockets) {
             Ok(begun) => begun,
             Err(error) if is_shortage(&error) => return Err(Counter::DropRxFlowLimit),
             Err(error) => {
