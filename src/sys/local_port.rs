@@ -4,11 +4,9 @@ use std::io;
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use rustix::net::{SocketFlags, SocketType, sockopt};
-
-use super::net::family;
+use rustix::net::sockopt;
 
 /// The two ranges that a port stays in (RFC 4787, REQ-3 a). Each begins with an even number and has an even length.
 const WELL_KNOWN: Range<u32> = 0..1024;
@@ -50,18 +48,6 @@ pub(super) fn bind_like(fd: impl AsFd, guest: &SocketAddr) -> io::Result<()> {
         return Ok(());
     }
     bind(&fd, &SocketAddr::new(guest.ip(), 0))
-}
-
-/// A port that nobody on the host makes TCP connections from or listens at, to stand for that of `guest`. Nobody keeps
-/// it: it is to be used at once.
-///
-/// # Errors
-/// Those of socket(2) and bind(2).
-pub fn free_stream_port(guest: &SocketAddr) -> io::Result<u16> {
-    // Without SO_REUSEADDR it shares with nobody, not even with a connection that has ended a moment ago.
-    let fd: OwnedFd = rustix::net::socket_with(family(guest), SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    bind_like(&fd, guest)?;
-    Ok(SocketAddr::try_from(rustix::net::getsockname(&fd)?)?.port())
 }
 
 #[cfg(test)]

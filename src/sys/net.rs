@@ -24,17 +24,28 @@ pub struct SendBuffer {
     pub used: u32,
 }
 
+/// From which of the host's ports a connection is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalPort {
+    /// As the kernel likes, which may give several connections the same one.
+    Any,
+    /// From one that nobody has: this one, or one like it ([`super::local_port`]).
+    Like(u16),
+    /// From this one, which stood for the same guest's before, whoever of ours has it.
+    Shared(u16),
+}
+
 /// A socket for a connection to `remote`, which is being made: writable when it is there or has failed. What is urgent
 /// stays where it is among the rest, nothing is held back to make longer segments, and a peer that is gone is noticed.
+/// Returns also the port of the host's that it is made from.
 ///
 /// With a hop limit, which its packets then have, what becomes of the first ones is kept ([`super::errqueue`]) until
-/// [`connection_made`]. With a port, it is made from that port of the host, which other connections may be made from as
-/// well.
+/// [`connection_made`].
 ///
 /// # Errors
 /// Those of socket(2), bind(2) and connect(2); not that the connection is still being made. ECONNREFUSED: it would be
 /// one with itself.
-pub fn begin_connection(remote: &SocketAddr, hop_limit: Option<u8>, port: Option<u16>) -> io::Result<OwnedFd> {
+pub fn begin_connection(remote: &SocketAddr, hop_limit: Option<u8>, port: LocalPort) -> io::Result<(OwnedFd, u16)> {
     let fd = stream_socket(remote)?;
     set_number(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, SYN_RETRIES)?;
     match hop_limit {
@@ -46,20 +57,29 @@ pub fn begin_connection(remote: &SocketAddr, hop_limit: Option<u8>, port: Option
         }
         None => {}
     }
-    if let Some(port) = port {
-        sockopt::set_socket_reuseaddr(&fd, true)?;
-        local_port::bind(&fd, &SocketAddr::new(remote.ip(), port))?;
+    match port {
+        LocalPort::Any => {}
+        LocalPort::Like(port) => {
+            // Without SO_REUSEADDR it shares with nobody, not even with a connection that has ended a moment ago.
+            local_port::bind_like(&fd, &SocketAddr::new(remote.ip(), port))?;
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+        }
+        LocalPort::Shared(port) => {
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+            local_port::bind(&fd, &SocketAddr::new(remote.ip(), port))?;
+        }
     }
     match rustix::net::connect(&fd, remote) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
-    if port == Some(remote.port()) && SocketAddr::try_from(rustix::net::getsockname(&fd)?)? == *remote {
+    let local = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
+    if local == *remote {
         // The host's own address: TCP allows it (RFC 9293, 3.5), and nobody wants it.
         reset_at_close(&fd);
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
-    Ok(fd)
+    Ok((fd, local.port()))
 }
 
 /// A connection that was begun is there: from now on an error that may pass does not end it.
@@ -426,7 +446,7 @@ mod tests {
     #[test]
     fn the_kernel_asks_for_a_connection_for_more_than_four_minutes() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let fd = begin_connection(&listener.local_addr().unwrap(), None, None).unwrap();
+        let (fd, _) = begin_connection(&listener.local_addr().unwrap(), None, LocalPort::Any).unwrap();
         let mut retries: libc::c_int = 0;
         let mut len = size_of_val(&retries) as libc::socklen_t;
         // SAFETY: the kernel writes one number, which is there.

@@ -186,4 +186,11 @@ impl Clock {
         ports.sort_unstable();
         ports
     }
+
+    /// Waits, while no time passes, until these are all. Programs that other tests are about to run may hold a copy of
+    /// what is closed for a moment.
+    #[track_caller]
+    pub(crate) fn until_bound(&self, kind: &str, expected: &[u16]) {
+        until(&format!("{kind} of {expected:?}: {:?}", self.bound(kind)), || self.bound(kind) == expected);
+    }
 }

@@ -7,6 +7,7 @@ use guestwire::metrics::Counter;
 use guestwire::nat::Turnover;
 
 use crate::clock::{Clock, LOCAL};
+use crate::daemon::until;
 use crate::far::FAR;
 use crate::heard::Kind;
 
@@ -43,7 +44,7 @@ pub(crate) fn udp_default() {
     clock.pass(300);
     assert_eq!(clock.bound("udp"), [5000]);
     clock.pass(11);
-    assert!(clock.bound("udp").is_empty());
+    clock.until_bound("udp", &[]);
 }
 
 pub(crate) fn udp_outbound() {
@@ -64,7 +65,7 @@ pub(crate) fn udp_inbound() {
     }
     assert_eq!(clock.engine.turnover()[1], Turnover { opened: 1, closed: 0 });
     clock.pass(311);
-    assert!(clock.bound("udp").is_empty());
+    clock.until_bound("udp", &[]);
 }
 
 #[test]
@@ -75,19 +76,25 @@ fn the_endpoint_that_was_used_the_longest_ago_gives_way_to_one_more() {
         clock.pass(1);
     }
     clock.udp(5003, far()).unwrap();
-    assert_eq!(clock.bound("udp"), [5000, 5002, 5003]);
+    clock.until_bound("udp", &[5000, 5002, 5003]);
     // What comes is use as well.
     let mut frame = Vec::new();
     clock.far.from(FAR).udp(9, 5002).write(&mut frame, b"unasked").unwrap();
     clock.far.send(&frame);
     clock.hear("what comes", |heard| heard.payload == b"unasked");
     clock.udp(5004, far()).unwrap();
-    assert_eq!(clock.bound("udp"), [5002, 5003, 5004]);
+    clock.until_bound("udp", &[5002, 5003, 5004]);
 }
 
 /// What there is to be read from a connection: nothing yet, the end, or how it ended.
 fn state(mut stream: &TcpStream) -> Result<usize, ErrorKind> {
     stream.read(&mut [0; 9]).map_err(|error| error.kind())
+}
+
+/// Waits, while no time passes on the clock, until a connection was broken off.
+#[track_caller]
+fn until_reset(stream: &TcpStream) {
+    until("a reset", || state(stream) == Err(ErrorKind::ConnectionReset));
 }
 
 #[track_caller]
@@ -122,7 +129,7 @@ pub(crate) fn tcp_established() {
     // After two hours and four minutes.
     clock.pass(1);
     assert!(clock.heard().iter().all(|heard| heard.is_reset() && heard.to.port() == 5000));
-    assert_eq!(state(&silent.0), Err(ErrorKind::ConnectionReset));
+    until_reset(&silent.0);
     assert_idle(&other.0);
     for _ in 0..5 {
         clock.tcp(5001, to, (101, Some(other.1)), "").unwrap();
@@ -144,21 +151,21 @@ pub(crate) fn tcp_transitory() {
     let (mut closing, there) = clock.ask(5002, &listener);
     clock.tcp(5002, to, (101, Some(there.next())), "").unwrap();
     clock.tcp(5002, to, (101, Some(there.next())), "F").unwrap();
-    crate::daemon::until("the end of what the guest sends", || state(&closing) == Ok(0));
+    until("the end of what the guest sends", || state(&closing) == Ok(0));
     clock.heard();
     clock.pass(LEAST);
     assert!(clock.bound("tcp").contains(&5000), "the kernel asks still");
     assert_idle(&half_open);
     closing.write_all(b"still there?").unwrap();
     let mut offer = None;
-    crate::daemon::until("something for the guest", || {
+    until("something for the guest", || {
         clock.look();
         offer = clock.engine.offer(clock.now());
         offer.is_some()
     });
     // A moment later.
     clock.pass(4);
-    assert_eq!(state(&half_open), Err(ErrorKind::ConnectionReset));
+    until_reset(&half_open);
     assert!(clock.heard().iter().any(|heard| heard.is_reset() && heard.to.port() == 5001));
 }
 
@@ -169,7 +176,7 @@ pub(crate) fn echo_least() {
     clock.pass(60);
     assert_eq!(clock.bound("icmp").len(), 1);
     clock.pass(6);
-    assert_eq!(clock.bound("icmp").len(), 0);
+    clock.until_bound("icmp", &[]);
 }
 
 pub(crate) fn echo_error() {
@@ -183,7 +190,7 @@ pub(crate) fn echo_error() {
     clock.pass(30);
     assert_eq!(clock.bound("icmp").len(), 1);
     clock.pass(6);
-    assert_eq!(clock.bound("icmp").len(), 0);
+    clock.until_bound("icmp", &[]);
 }
 
 pub(crate) fn shortage() {

@@ -1,6 +1,8 @@
 //! The host, with the daemon on it, and who is beyond.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
 
 use crate::daemon::{Daemon, PATIENCE};
 use crate::far::Far;
@@ -15,6 +17,9 @@ pub(crate) const GATEWAY: [&str; 2] = ["10.0.2.1", "fd00:77::1"];
 const SUBNET6: &str = "fd00:77::/64";
 /// Where the gateway's figures are.
 pub(crate) const UPLINK: u64 = 0;
+
+/// So long it is waited for what should not come.
+pub(crate) const A_MOMENT: Duration = Duration::from_millis(200);
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -98,13 +103,29 @@ pub(crate) fn socket(space: &Space, at: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// What has come to a socket, and from where.
+/// What comes to a socket, and from where.
 #[track_caller]
 pub(crate) fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut bytes = vec![0; 65_536];
-    let (len, from) = socket.recv_from(&mut bytes).unwrap();
+    let (len, from) = loop {
+        match socket.recv_from(&mut bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => break received.unwrap(),
+        }
+    };
     bytes.truncate(len);
     (bytes, from)
+}
+
+/// Asserts that for a moment nothing comes to a socket, nor is it told of an error.
+#[track_caller]
+pub(crate) fn assert_silent(socket: &UdpSocket) {
+    socket.set_nonblocking(true).unwrap();
+    let end = Instant::now() + A_MOMENT;
+    while Instant::now() < end {
+        assert_eq!(socket.recv(&mut [0; 9]).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The external address and port of a guest's port, as a socket sees it.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::super::sockets::{PortTicket, Sockets};
 use crate::switch::PortId;
-use crate::sys::{local_port, net};
+use crate::sys::net::{self, LocalPort};
 
 /// Connections of one mapping. For each the kernel looks through all that it has of the port, about 15 of them in a
 /// microsecond.
@@ -62,17 +62,16 @@ impl Mappings {
         let Some(mapping) = self.mappings.get_mut(&from) else {
             let count = self.counts.get(&guest).copied().unwrap_or_default();
             let Some(_ticket) = sockets.take_port().filter(|_| count < PER_GUEST_MAX) else {
-                return Ok((connect(None)?, false));
+                return Ok((connect(LocalPort::Any)?.0, false));
             };
-            let port = local_port::free_stream_port(&from)?;
-            let fd = connect(Some(port))?;
+            let (fd, port) = connect(LocalPort::Like(from.port()))?;
             self.mappings.insert(from, Mapping { guest, port, connections: 1, _ticket });
             self.counts.insert(guest, count + 1);
             return Ok((fd, true));
         };
         if mapping.connections < PER_MAPPING_MAX {
-            match connect(Some(mapping.port)) {
-                Ok(fd) => {
+            match connect(LocalPort::Shared(mapping.port)) {
+                Ok((fd, _)) => {
                     mapping.connections += 1;
                     return Ok((fd, true));
                 }
@@ -80,7 +79,7 @@ impl Mappings {
                 Err(error) => return Err(error),
             }
         }
-        Ok((connect(None)?, false))
+        Ok((connect(LocalPort::Any)?.0, false))
     }
 
     /// A connection that belonged to the mapping of this address and port of a guest's has ended.
