@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::carrier::{Carrier, Load, Original};
 use super::fragments;
 use super::headers::{Ends, HOP_LIMIT};
-use super::icmp::{HEADER_LEN, put_checksum};
+use super::icmp::{HEADER_LEN, Reason, put_checksum};
 use super::id::{Id, Kind};
 use super::out::Guest;
 use super::packet::Packet;
@@ -42,7 +42,7 @@ const PER_GUEST_MAX: usize = 256;
 /// Flows of all guests together.
 const FLOWS_MAX: usize = 4096;
 const SECOND: u64 = 1_000_000_000;
-/// How long a flow lives unused (RFC 5508, REQ-1: a minute at the least), in nanoseconds.
+/// How long a flow lives unused (RFC 5508, REQ-2: a minute at the least), in nanoseconds.
 const IDLE_NS: u64 = 60 * SECOND;
 /// How often it is looked for flows that have been unused for so long.
 const SWEEP_NS: u64 = 5 * SECOND;
@@ -121,7 +121,16 @@ impl Echo {
         let key = Key { guest: packet.from, identifier: be16(header, IDENTIFIER).unwrap_or_default() };
         let index = match self.by_key.get(&key) {
             Some(&index) => index,
-            None => self.open(guest, key, world)?,
+            None => match self.open(guest, key, world) {
+                Ok(index) => index,
+                Err(reason) => {
+                    if reason == Counter::DropRxNotCarried {
+                        // The host's policy (RFC 5508, REQ-8).
+                        world.refuse(guest, packet, bytes.head(), Reason::Prohibited);
+                    }
+                    return Err(reason);
+                }
+            },
         };
         self.touch(index, world.now);
         let Self { slots, gather, .. } = self;
@@ -229,11 +238,15 @@ impl Echo {
             let slot = &mut self.slots[id.index as usize];
             let Some(flow) = slot.flow.as_mut().filter(|_| slot.generation == id.generation) else { continue };
             self.room.resize(MESSAGE_MAX, 0);
-            flow.is_ready = read(flow, &mut self.room, world);
-            if flow.is_ready {
+            let (replies, has_more) = read(flow, &mut self.room, world);
+            flow.is_ready = has_more;
+            if has_more {
                 self.ready.push_back(id);
             }
-            self.touch(id.index, world.now);
+            if replies > 0 {
+                // What became of a request is no use of the flow (RFC 5508, REQ-6).
+                self.touch(id.index, world.now);
+            }
         }
     }
 
@@ -302,17 +315,21 @@ fn original(key: Key, lost: &Lost, message: &[u8]) -> Option<Original> {
     Some((lost.to.ip(), ICMP, message))
 }
 
-/// Reads what has come to a flow. Returns whether there may be more.
-fn read(flow: &Flow, room: &mut [u8], world: &mut Surroundings<'_>) -> bool {
+/// Reads what has come to a flow. Returns how much that was, and whether there may be more.
+fn read(flow: &Flow, room: &mut [u8], world: &mut Surroundings<'_>) -> (usize, bool) {
+    let mut replies = 0;
     for _ in 0..READS_MAX {
         match net::receive_datagrams(&flow.carrier.fd, room) {
-            Ok(received) => deliver(flow, received.from.ip(), &mut room[..received.len], world),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Ok(received) => {
+                replies += 1;
+                deliver(flow, received.from.ip(), &mut room[..received.len], world);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (replies, false),
             // What became of a request, which is told elsewhere.
             Err(_) => {}
         }
     }
-    true
+    (replies, true)
 }
 
 /// Makes frames of a reply.

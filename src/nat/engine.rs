@@ -160,6 +160,10 @@ impl Engine {
             // What is for all is the services'.
             return Err(Counter::DropRxFiltered);
         }
+        if self.forwards.hear(port, (head, bytes.len()), &self.policy) {
+            self.noted = None;
+            return Ok(());
+        }
         let mut packet = Packet::parse(head, bytes.len(), offload).ok_or(Counter::DropRxBadPacket)?;
         if !self.policy.is_guests(packet.from) {
             return Err(Counter::DropRxForbidden);
@@ -206,12 +210,13 @@ impl Engine {
             ip::ICMP | ip::ICMPV6 => target.and_then(|target| echo.take(guest, packet, bytes, target, &mut world)),
             _ => Err(Counter::DropRxNotCarried),
         };
-        if let Err(end @ (Counter::DropRxHopLimit | Counter::DropRxForbidden)) = result {
-            let reason = match (world.policy.way(packet.to), packet.protocol) {
-                _ if end == Counter::DropRxHopLimit => Some(Reason::HopLimit),
-                (Way::Forbidden, _) => Some(Reason::Prohibited),
-                (Way::Gateway, ip::UDP) => Some(Reason::PortUnreachable),
-                (Way::Gateway, ip::TCP) => {
+        if let Err(end @ (Counter::DropRxHopLimit | Counter::DropRxForbidden | Counter::DropRxFlowLimit)) = result {
+            let reason = match (end, world.policy.way(packet.to), packet.protocol) {
+                (Counter::DropRxHopLimit, ..) => Some(Reason::HopLimit),
+                // For want of something too (RFC 5508, REQ-8).
+                (Counter::DropRxFlowLimit, ..) | (_, Way::Forbidden, _) => Some(Reason::Prohibited),
+                (_, Way::Gateway, ip::UDP) => Some(Reason::PortUnreachable),
+                (_, Way::Gateway, ip::TCP) => {
                     tcp.refuse_packet(guest, packet, bytes, &mut world);
                     None
                 }

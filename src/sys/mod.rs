@@ -5,6 +5,7 @@ pub mod errqueue;
 pub mod fd;
 pub mod holder;
 pub mod listen;
+pub mod local_port;
 pub mod lock;
 pub mod malloc;
 pub mod net;

@@ -8,7 +8,12 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::errqueue::keep_errors;
+use super::local_port;
 use crate::ring::{InPlace, PIECES_MAX, Pieces};
+
+/// How often the kernel asks again for a connection: one that nobody answers to is given up after more than four
+/// minutes (RFC 5382, REQ-5: the transitory timeout; RFC 9293, 3.8.3: more than three).
+const SYN_RETRIES: libc::c_int = 7;
 
 /// What the kernel says of a connection's send buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,16 +24,30 @@ pub struct SendBuffer {
     pub used: u32,
 }
 
+/// From which of the host's ports a connection is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalPort {
+    /// As the kernel likes, which may give several connections the same one.
+    Any,
+    /// From one that nobody has: this one, or one like it ([`super::local_port`]).
+    Like(u16),
+    /// From this one, which stood for the same guest's before, whoever of ours has it.
+    Shared(u16),
+}
+
 /// A socket for a connection to `remote`, which is being made: writable when it is there or has failed. What is urgent
 /// stays where it is among the rest, nothing is held back to make longer segments, and a peer that is gone is noticed.
+/// Returns also the port of the host's that it is made from.
 ///
 /// With a hop limit, which its packets then have, what becomes of the first ones is kept ([`super::errqueue`]) until
 /// [`connection_made`].
 ///
 /// # Errors
-/// Those of socket(2) and connect(2); not that the connection is still being made.
-pub fn begin_connection(remote: &SocketAddr, hop_limit: Option<u8>) -> io::Result<OwnedFd> {
+/// Those of socket(2), bind(2) and connect(2); not that the connection is still being made. ECONNREFUSED: it would be
+/// one with itself.
+pub fn begin_connection(remote: &SocketAddr, hop_limit: Option<u8>, port: LocalPort) -> io::Result<(OwnedFd, u16)> {
     let fd = stream_socket(remote)?;
+    set_number(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, SYN_RETRIES)?;
     match hop_limit {
         // The kernel keeps of itself what it hears while it makes the connection.
         Some(hop_limit) if remote.is_ipv4() => sockopt::set_ip_ttl(&fd, hop_limit.into())?,
@@ -38,10 +57,29 @@ pub fn begin_connection(remote: &SocketAddr, hop_limit: Option<u8>) -> io::Resul
         }
         None => {}
     }
-    match rustix::net::connect(&fd, remote) {
-        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(fd),
-        Err(error) => Err(error.into()),
+    match port {
+        LocalPort::Any => {}
+        LocalPort::Like(port) => {
+            // Without SO_REUSEADDR it shares with nobody, not even with a connection that has ended a moment ago.
+            local_port::bind_like(&fd, &SocketAddr::new(remote.ip(), port))?;
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+        }
+        LocalPort::Shared(port) => {
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+            local_port::bind(&fd, &SocketAddr::new(remote.ip(), port))?;
+        }
     }
+    match rustix::net::connect(&fd, remote) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let local = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
+    if local == *remote {
+        // The host's own address: TCP allows it (RFC 9293, 3.5), and nobody wants it.
+        reset_at_close(&fd);
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok((fd, local.port()))
 }
 
 /// A connection that was begun is there: from now on an error that may pass does not end it.
@@ -71,25 +109,16 @@ pub(super) fn as_mirror(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket for datagrams to anybody of this address's family, bound to its port, or to any if that is not free. What
-/// becomes of them is kept ([`super::errqueue`]).
+/// A socket for datagrams to anybody of this guest's address's family, bound to a port that stands for the guest's: the
+/// same if that is free, or else one like it. What becomes of them is kept ([`super::errqueue`]).
 ///
 /// # Errors
 /// Those of socket(2) and bind(2).
-pub fn datagram_socket(like: &SocketAddr) -> io::Result<OwnedFd> {
+pub fn datagram_socket(guest: &SocketAddr) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd = rustix::net::socket_with(family(like), SocketType::DGRAM, flags, None)?;
-    let any: IpAddr = match like {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => {
-            sockopt::set_ipv6_v6only(&fd, true)?;
-            Ipv6Addr::UNSPECIFIED.into()
-        }
-    };
-    if rustix::net::bind(&fd, &SocketAddr::new(any, like.port())).is_err() {
-        rustix::net::bind(&fd, &SocketAddr::new(any, 0))?;
-    }
-    keep_errors(&fd, &like.ip(), true)?;
+    let fd = rustix::net::socket_with(family(guest), SocketType::DGRAM, flags, None)?;
+    local_port::bind_like(&fd, guest)?;
+    keep_errors(&fd, &guest.ip(), true)?;
     wish_for_rows(fd.as_fd());
     Ok(fd)
 }
@@ -408,4 +437,26 @@ pub fn send_buffer(fd: impl AsFd) -> io::Result<SendBuffer> {
         return Err(io::Error::last_os_error());
     }
     Ok(SendBuffer { size: values[MEMINFO_SNDBUF], used: values[MEMINFO_WMEM_QUEUED] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_asks_for_a_connection_for_more_than_four_minutes() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (fd, _) = begin_connection(&listener.local_addr().unwrap(), None, LocalPort::Any).unwrap();
+        let mut retries: libc::c_int = 0;
+        let mut len = size_of_val(&retries) as libc::socklen_t;
+        // SAFETY: the kernel writes one number, which is there.
+        let result = unsafe {
+            let (level, name) = (libc::IPPROTO_TCP, libc::TCP_SYNCNT);
+            libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut retries).cast(), &raw mut len)
+        };
+        assert_eq!(result, 0);
+        // After a second, and then each time after twice as long (RFC 6298).
+        let seconds: u32 = (0..=retries).map(|n| 1 << n).sum();
+        assert!((240..300).contains(&seconds), "{seconds}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::daemon::{Daemon, Facts, until, workers};
 use crate::guest::{Config, Guest, introduce, mac, plain};
@@ -173,7 +173,7 @@ fn one_leaked_descriptor_would_be_seen() {
     until("the ports have gone", || daemon.facts().threads == 2 + workers() + 2 * 3);
     let before = daemon.facts();
     // A descriptor that the session did not have before, and keeps, is what a leak looks like.
-    let kept = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+    let kept = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).expect("an eventfd");
     first.frontend.set_vring_err(0, &kept).expect("SET_VRING_ERR");
     until("it shows", || daemon.facts().fds == before.fds + 1);
     assert!(!same(before, daemon.facts()));

@@ -509,3 +509,185 @@ fn a_forward_of_an_interface_is_for_those_who_come_by_it() {
     exchange(&mut server, &client, (at(HOST[0], 5353), SocketAddr::new(own, 53), known_as));
     daemon.assert_alive();
 }
+
+/// Who asks, and for which address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Asked {
+    mac: [u8; 6],
+    by: IpAddr,
+    address: IpAddr,
+}
+
+impl Asked {
+    /// Of a frame that asks all who has an address.
+    fn parse(frame: &[u8]) -> Option<Self> {
+        let mac: [u8; 6] = frame[6..12].try_into().unwrap();
+        let v4 = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
+        let v6 = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).unwrap());
+        match (&frame[12..14], frame[20], frame[21]) {
+            ([8, 6], 0, 1) => {
+                assert_eq!((&frame[..6], &frame[22..28]), (&[0xff; 6][..], &mac[..]));
+                Some(Self { mac, by: v4(28), address: v4(38) })
+            }
+            ([0x86, 0xdd], 58, 255) if frame[54] == 135 => {
+                assert_eq!((&frame[..3], &frame[3..6]), (&[0x33, 0x33, 0xff][..], &frame[75..78]));
+                assert_eq!((&frame[78..80], &frame[80..86]), (&[1, 1][..], &mac[..]));
+                Some(Self { mac, by: v6(22), address: v6(62) })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Server {
+    /// One with addresses of its own choice, which has sent nothing yet.
+    fn silent(daemon: &Daemon, number: u8) -> Self {
+        let guest = Guest::attach(&daemon.socket(), Config::usual(number));
+        let addresses = [ip(&format!("10.0.2.{number}")), ip(&format!("fd00:1::{number}"))];
+        Self { guest, gateway: [0; 6], addresses }
+    }
+
+    /// The next question who has an address that has come, if there is one.
+    fn asked(&mut self) -> Option<Asked> {
+        std::iter::from_fn(|| self.guest.poll(0)).find_map(|received| Asked::parse(&received.frame))
+    }
+
+    /// Answers to it that it has this address.
+    fn says_it_has(&mut self, asked: &Asked, address: IpAddr) {
+        let own = mac(self.guest.config.number);
+        let mut frame = Vec::new();
+        match (address, asked.by) {
+            (IpAddr::V4(address), IpAddr::V4(by)) => {
+                frame = [&asked.mac[..], &own, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2]].concat();
+                frame.extend_from_slice(&[&own[..], &address.octets(), &asked.mac, &by.octets()].concat());
+            }
+            (IpAddr::V6(address), IpAddr::V6(by)) => {
+                let header = etherparse::icmpv6::NeighborAdvertisementHeader {
+                    router: false,
+                    solicited: true,
+                    r#override: true,
+                };
+                let kind = etherparse::Icmpv6Type::NeighborAdvertisement(header);
+                let builder = PacketBuilder::ethernet2(own, asked.mac).ipv6(address.octets(), by.octets(), 255);
+                builder.icmpv6(kind).write(&mut frame, &[&address.octets()[..], &[2, 1], &own].concat()).unwrap();
+            }
+            _ => panic!("{address} {asked:?}"),
+        }
+        self.guest.send(&frame);
+    }
+
+    /// A port of its own.
+    fn port(&self, family: usize, port: u16) -> SocketAddr {
+        SocketAddr::new(self.addresses[family], port)
+    }
+
+    /// Waits until it is asked for an address by the gateway, and answers.
+    #[track_caller]
+    fn is_asked(&mut self, address: IpAddr) {
+        let mut asked = None;
+        until("a question", || {
+            asked = self.asked();
+            asked.is_some()
+        });
+        let asked = asked.unwrap();
+        assert_eq!((asked.by, asked.address), (ip(GATEWAY[usize::from(address.is_ipv6())]), address));
+        self.gateway = asked.mac;
+        self.says_it_has(&asked, address);
+    }
+}
+
+#[test]
+fn a_guest_that_has_sent_nothing_is_asked_for_its_address() {
+    let (host, outside) = spaces();
+    let forwards = ["tcp:2222:10.0.2.77:22", "tcp:2222:[fd00:1::77]:22", "udp:53:10.0.2.78:5", "udp:53:[fd00:1::78]:5"];
+    let flags = forwards.iter().flat_map(|forward| ["--forward", forward]);
+    // It has the addresses from nobody.
+    let flags: Vec<&str> = SUBNET6.into_iter().chain(["--port-security", "mac"]).chain(flags).collect();
+    let mut daemon = Daemon::in_space(&host, "nat", &flags);
+    let mut other = Server::silent(&daemon, 9);
+    let mut server = Server::silent(&daemon, 77);
+    for (family, host) in HOST.iter().enumerate() {
+        let client = connect(&outside, at(host, 2222));
+        server.is_asked(server.addresses[family]);
+        let known_as = client.local_addr().unwrap();
+        let to = server.port(family, 22);
+        talk(&mut server, client, to, known_as);
+        // It is known now: all that its neighbour hears is that one question.
+        let client = connect(&outside, at(host, 2222));
+        let known_as = client.local_addr().unwrap();
+        let to = server.port(family, 22);
+        talk(&mut server, client, to, known_as);
+        assert_eq!(other.asked().map(|asked| asked.address), Some(server.addresses[family]));
+        assert_eq!(other.asked(), None);
+    }
+    // Datagrams wait as well, those of several clients, in order.
+    server.addresses = [ip("10.0.2.78"), ip("fd00:1::78")];
+    for family in 0..2 {
+        let clients = [0; 2].map(|_| datagrams(&outside, CLIENT[family]));
+        for client in &clients {
+            client.send_to(b"early", at(HOST[family], 53)).unwrap();
+        }
+        server.is_asked(server.addresses[family]);
+        for client in &clients {
+            let heard = server.hear("what came early", |heard| heard.payload == b"early");
+            assert_eq!(heard.from, client.local_addr().unwrap());
+        }
+        let to = server.port(family, 5);
+        exchange(&mut server, &clients[0], (at(HOST[family], 53), to, clients[0].local_addr().unwrap()));
+    }
+    daemon.assert_alive();
+    assert_eq!(daemon.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_that_has_an_ipv6_address_from_nobody_is_asked_under_port_security() {
+    let (host, outside) = spaces();
+    let mut daemon = daemon(&host, &["tcp:2222:[fd00:1::77]:22"]);
+    let mut server = Server::new(&daemon, "net.sock", 77);
+    let client = connect(&outside, at(HOST[1], 2222));
+    let known_as = client.local_addr().unwrap();
+    server.is_asked(server.addresses[1]);
+    let to = server.port(1, 22);
+    talk(&mut server, client, to, known_as);
+    daemon.assert_alive();
+}
+
+#[test]
+fn clients_are_refused_when_nobody_answers_and_guests_are_not_asked_too_often() {
+    let (host, outside) = spaces();
+    let forwards = ["tcp:2222:10.0.2.77:22", "tcp:2223:10.0.2.77:23", "tcp:2224:10.0.2.9:24"];
+    let flags = forwards.iter().flat_map(|forward| ["--forward", forward]);
+    let flags: Vec<&str> = ["--subnet6", "off", "--port-security", "mac"].into_iter().chain(flags).collect();
+    let mut daemon = Daemon::in_space(&host, "nat", &flags);
+    let mut server = Server::silent(&daemon, 9);
+    let (begin, mut asked) = (Instant::now(), Vec::new());
+    let mut clients: Vec<TcpStream> = (0..40).map(|n| connect(&outside, at(HOST[0], 2222 + n % 2))).collect();
+    clients.iter().for_each(|client| client.set_nonblocking(true).unwrap());
+    until("all clients are refused", || {
+        while let Some(question) = server.asked() {
+            assert_eq!(question.address, ip("10.0.2.77"));
+            asked.push(begin.elapsed());
+            // An answer to another question is none to this one.
+            server.says_it_has(&question, ip("10.0.2.78"));
+        }
+        clients.retain(|client| match client.peek(&mut [0]).map_err(|error| error.kind()) {
+            Err(ErrorKind::WouldBlock) => true,
+            outcome => {
+                assert_eq!(outcome, Err(ErrorKind::ConnectionReset));
+                false
+            }
+        });
+        clients.is_empty()
+    });
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    // A second for each of them.
+    assert!(begin.elapsed() >= Duration::from_secs(3), "{asked:?}");
+    daemon.wait_for_line("tcp:2222:10.0.2.77:22: a client was refused: no guest answers who was asked for 10.0.2.77");
+    // Others wait for nobody.
+    let client = connect(&outside, at(HOST[0], 2224));
+    let known_as = client.local_addr().unwrap();
+    server.is_asked(server.addresses[0]);
+    let to = server.port(0, 24);
+    talk(&mut server, client, to, known_as);
+    daemon.assert_alive();
+}

@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use guestwire::vhost::message::*;
-use nix::sys::eventfd::EventFd;
+use nix::fcntl::OFlag;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
@@ -75,7 +76,7 @@ fn u64_message(request: u32, value: u64) -> Message {
 }
 
 fn event() -> OwnedFd {
-    EventFd::new().expect("an eventfd").into()
+    EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd").into()
 }
 
 /// SET_MEM_TABLE of one region over `file`.
@@ -237,7 +238,7 @@ fn f3_descriptors_of_another_kind() {
     for fd in [folder, file] {
         ends(&[Message { fds: vec![fd], ..u64_message(SET_VRING_KICK, 0) }], "neither an eventfd nor a pipe");
     }
-    let pipe = nix::unistd::pipe().expect("a pipe").0;
+    let pipe = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe").0;
     ends(&[table(4096, pipe)], "not a file that can be mapped");
     ends(&[Message { fds: vec![event()], ..Message::new(SET_BACKEND_REQ_FD, vec![]) }], "no Unix socket came with it");
 }
@@ -313,7 +314,7 @@ fn f4_memory_that_shrinks_twice_ends_nobody() {
         send(&stream, &Message::new(SET_VRING_ADDR, words.map(u64::to_le_bytes).concat()));
     };
     place(1, AT);
-    let kick = EventFd::new().expect("an eventfd");
+    let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd");
     let fds = vec![kick.as_fd().try_clone_to_owned().expect("a copy")];
     send(&stream, &Message { fds, ..u64_message(SET_VRING_KICK, 1) });
     // An answer says that everything before it is done.

@@ -262,6 +262,8 @@ fn without_ping_sockets_one_warning_says_how_to_have_them() {
     for n in 0..3 {
         talker.ping(ROUTER, 64, (7, n), b"hello");
         talker.ping(ROUTER6, 64, (8, n), b"hello");
+        // The guest hears that it may not.
+        assert_eq!([talker.icmp(), talker.icmp()].map(|icmp| (icmp.kind, icmp.code)), [(3, 13), (1, 1)]);
     }
     world.daemon.expect_counter(UPLINK, "drop_rx_not_carried", 6);
     world.daemon.expect_warning("net.ipv4.ping_group_range");

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::memory::{BASE, Memory};
 
@@ -54,8 +54,8 @@ impl Ring {
             event_idx,
             indirect,
             in_order: false,
-            kick: EventFd::new(EFD_NONBLOCK).expect("an eventfd"),
-            call: EventFd::new(EFD_NONBLOCK).expect("an eventfd"),
+            kick: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).expect("an eventfd"),
+            call: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).expect("an eventfd"),
             kicks: 0,
             calls: 0,
             avail: 0,

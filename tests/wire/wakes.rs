@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use guestwire::vhost::features as f;
 use vhost::VhostBackend;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::daemon::{Daemon, PATIENCE};
 use crate::guest::{Config, Guest, introduce, mac, plain};
@@ -88,7 +88,7 @@ fn an_interrupt_is_not_lost_when_its_descriptor_is_replaced() {
             (0..8u8).map(|n| plain(mac(2), mac(1), &[&round.to_le_bytes()[..], &[n]].concat())).collect();
         frames.iter().for_each(|frame| a.send(frame));
         // QEMU does so whenever a guest masks a vector.
-        b.receive[0].call = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
+        b.receive[0].call = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).expect("an eventfd");
         b.frontend.set_vring_call(0, &b.receive[0].call).expect("SET_VRING_CALL");
         let mut sleeper = Sleeper::new(b);
         frames.iter().for_each(|frame| assert_eq!(sleeper.receive(), *frame, "round {round}"));

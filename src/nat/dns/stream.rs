@@ -25,7 +25,7 @@ use super::message::{HEADER_LEN, QUERY_MAX, Question, Saying, is_failure, renumb
 use super::relay::{GIVE_UP_NS, Numbers, RETRY_NS};
 use super::slots::Slots;
 use crate::switch::PortId;
-use crate::sys::net;
+use crate::sys::net::{self, LocalPort};
 
 /// Connections of one guest.
 const PER_GUEST_MAX: usize = 16;
@@ -271,7 +271,8 @@ impl Stream {
         while let Some(resolver) = asked.resolvers.get(asked.tried) {
             asked.tried += 1;
             let Some(ticket) = asker.world.sockets.take() else { continue };
-            let Ok(socket) = net::begin_connection(resolver, None).map(TcpStream::from) else { continue };
+            let Ok((socket, _)) = net::begin_connection(resolver, None, LocalPort::Any) else { continue };
+            let socket = TcpStream::from(socket);
             if asker.world.poller.add_socket(&socket, token(asker.id, Side::Resolver)).is_err() {
                 continue;
             }

@@ -18,6 +18,10 @@
 //! loopback addresses is one. Two of them that have the same port are told apart by nothing: of connections the second
 //! is refused, of datagrams the last one has the answers.
 //!
+//! A forward may name an address of a guest that has sent nothing yet, or has the address from somewhere else. Guests
+//! are asked then who has it, as hosts ask each other (ARP, neighbour discovery), and clients wait for the answer. It
+//! comes to the engine of the guest's worker, which wakes the first one.
+//!
 //! A client for whom there is no guest is refused, or what it sends is dropped; that is told once for each socket,
 //! until there is one.
 //!
@@ -28,12 +32,14 @@ mod doors;
 mod peers;
 mod people;
 mod porter;
+mod question;
+mod questions;
 
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -104,6 +110,9 @@ pub struct Forwards {
     peers: Mutex<Peers>,
     /// By engine.
     letterboxes: Vec<Letterbox>,
+    /// Whether guests were asked who has an address, and whether one has answered since that was last looked at.
+    is_asking: AtomicBool,
+    is_answered: AtomicBool,
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -134,6 +143,8 @@ impl Forwards {
             people: Mutex::default(),
             peers: Mutex::default(),
             letterboxes: (0..engines).map(letterbox).collect::<io::Result<_>>()?,
+            is_asking: AtomicBool::new(false),
+            is_answered: AtomicBool::new(false),
         }))
     }
 
@@ -168,19 +179,46 @@ impl Forwards {
         lock(&self.people).find(&door.guest, door.is_ipv4, self.directory.as_deref())
     }
 
-    /// The same. If it leads nowhere, that is told.
-    fn find(&self, door: &Door) -> Option<Found> {
-        let found = self.look_up(door);
+    /// What was found where a door leads to. If it leads nowhere, that is told.
+    fn tell(&self, door: &Door, found: Result<Found, Missing>) -> Option<Found> {
         let was_told = door.is_told.swap(found.is_err(), Ordering::Relaxed);
         if let (Err(missing), false) = (&found, was_told) {
             let family = if door.is_ipv4 { "IPv4" } else { "IPv6" };
             let why = match missing {
                 Missing::Guest => format!("no such guest is known to have an {family} address yet"),
+                Missing::Address(address) => format!("no guest answers who was asked for {address}"),
                 Missing::Choice => format!("there are several guests with {family}: say in the forward which is meant"),
             };
             tracing::warn!(network = self.network.as_str(), "{}: a client was refused: {why}", door.forward);
         }
         found.ok()
+    }
+
+    /// Takes note of a guest's answer, in a frame of `len` bytes that begins with `head`, to the question who has an
+    /// address. Returns whether it is one, and there is such a question.
+    pub(super) fn hear(&self, port: PortId, (head, len): (&[u8], usize), policy: &Policy) -> bool {
+        if !self.is_asking.load(Ordering::Relaxed) {
+            return false;
+        }
+        let answer = question::answer(head, len).filter(|address| policy.is_guests(*address));
+        let Some((address, mac)) = answer.zip(MacAddr::source_of(head)) else { return false };
+        self.note(Guest { port, mac }, address);
+        self.is_answered.store(true, Ordering::Relaxed);
+        if let Some(first) = self.letterboxes.first() {
+            // It has the porter. Can only fail when the counter is full, and then it is being woken already.
+            let _ = first.wake.write(1);
+        }
+        true
+    }
+
+    /// Whether [`Self::hear`] has heard an answer since this was last asked.
+    fn was_answered(&self) -> bool {
+        self.is_answered.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether there is a question.
+    fn set_asking(&self, is_asking: bool) {
+        self.is_asking.store(is_asking, Ordering::Relaxed);
     }
 
     /// A datagram's sender has come through a door.

@@ -1,9 +1,9 @@
 //! Which guests there are, and which addresses they have.
 //!
 //! Theory of operation. Ports are told of when they come and when they go. A guest's addresses are those that it has
-//! sent from to the gateway, and those that it has been given by DHCP, which are looked up only where it has sent from
-//! none: of IPv6 there are no others than the first kind. A lease of before a restart says no port: it is of the guest
-//! whose first frame came from its MAC address.
+//! sent from to the gateway, or has said to be its own when it was asked, and those that it has been given by DHCP,
+//! which are looked up only where it has sent from none: of IPv6 there are no others than the first kind. A lease of
+//! before a restart says no port: it is of the guest whose first frame came from its MAC address.
 //!
 //! Invariant: an address is one port's, and a port has no more than [`SEEN_PER_PORT_MAX`] that it was seen with.
 
@@ -49,6 +49,8 @@ pub(super) struct Found {
 pub(super) enum Missing {
     /// No such guest is there, or its address is not known yet.
     Guest,
+    /// Nobody is known to have this address.
+    Address(IpAddr),
     /// More than one could be meant.
     Choice,
 }
@@ -122,7 +124,7 @@ impl People {
             self.known = Some(known);
         }
         match guest {
-            config::Guest::Ip(address) => self.of_address(*address).ok_or(Missing::Guest),
+            config::Guest::Ip(address) => self.of_address(*address).ok_or(Missing::Address(*address)),
             config::Guest::Port(name) => {
                 let port = self.ports.iter().find(|(_, port)| port.name.as_ref() == Some(name));
                 port.and_then(|(id, _)| self.of_port(*id, is_ipv4)).ok_or(Missing::Guest)
@@ -214,7 +216,8 @@ mod tests {
         people.port_ended(PortId(1));
         assert_eq!(people.find(&only, true, Some(&given)), Ok(two));
         for last in [1, 3] {
-            assert_eq!(people.find(&by_ip(last), true, Some(&given)), Err(Missing::Guest));
+            let missing = Missing::Address(address(last).into());
+            assert_eq!(people.find(&by_ip(last), true, Some(&given)), Err(missing));
         }
         // Whoever sends from an address has it.
         people.port_came(PortId(1), 0, None);

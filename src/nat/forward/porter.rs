@@ -1,8 +1,11 @@
 //! What comes to the doors.
 //!
 //! Theory of operation. Doors are watched by edges: one that has something is read, or accepted on, until it has no
-//! more, a bounded number of times in a row, in turn with the others. When the process or the host has too few of
-//! something to accept a client, that one waits, and all that wait so are looked at again a moment later.
+//! more, a bounded number of times in a row, in turn with the others. Where its clients cannot be taken now, they wait
+//! where they are: in the door's own queue, of which the kernel bounds the length, and the door is looked at again
+//! later. They wait for better times when the process or the host has too few of something to accept one, and for an
+//! answer when it is not known where the address is that the door leads to, which guests are asked then
+//! ([`Questions`]). If nobody answers, all that wait are refused.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,8 +15,11 @@ use super::super::id::{Id, Kind};
 use super::super::tcp::{Surroundings, Tcp};
 use super::super::udp;
 use super::peers::Peer;
-use super::{Client, Forwards, known_as, refuse};
+use super::people::{Found, Missing};
+use super::questions::Questions;
+use super::{Client, Forwards, known_as, question, refuse};
 use crate::config::Protocol;
+use crate::frame::vnet::VnetHeader;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::{listen, net};
 
@@ -28,11 +34,12 @@ const RECEIVED_MAX: usize = 65_535;
 #[derive(Debug, Default)]
 pub(in super::super) struct Porter {
     ready: VecDeque<u32>,
-    /// By door: whether it is among those.
+    /// By door: whether it is among those, or waits.
     is_ready: Vec<bool>,
-    /// Doors at which clients wait for better times, and when those are looked at again.
+    /// Doors at which clients wait, and when those are looked at again.
     waiting: Vec<u32>,
     again_at: Option<u64>,
+    questions: Questions,
     /// Where datagrams are received.
     room: Vec<u8>,
 }
@@ -41,8 +48,8 @@ pub(in super::super) struct Porter {
 enum Left {
     Nothing,
     More,
-    /// What there is cannot be taken now.
-    Shortage,
+    /// What there is cannot be taken before this time.
+    Later(u64),
 }
 
 impl Porter {
@@ -78,35 +85,53 @@ impl Porter {
 
     /// Takes what has come, each door in turn. Connections to guests of the engine that asks are made by its `tcp`.
     pub(in super::super) fn serve(&mut self, engine: usize, tcp: &mut Tcp, world: &mut Surroundings<'_>) {
-        if self.again_at.is_some_and(|at| at <= world.now) {
+        if world.forwards.was_answered() || self.again_at.is_some_and(|at| at <= world.now) {
             self.again_at = None;
-            for index in std::mem::take(&mut self.waiting) {
-                self.event(Id { index, generation: 0 });
-            }
+            self.ready.extend(self.waiting.drain(..));
         }
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { return };
-            let left = match world.forwards.doors[index as usize].protocol {
-                Protocol::Tcp => accept(index, engine, tcp, world),
-                Protocol::Udp => self.read(index, world),
-            };
-            match left {
+            match self.serve_one(index, engine, tcp, world) {
                 Left::More => self.ready.push_back(index),
                 Left::Nothing => self.is_ready[index as usize] = false,
-                Left::Shortage => {
-                    self.is_ready[index as usize] = false;
+                Left::Later(at) => {
                     self.waiting.push(index);
-                    self.again_at.get_or_insert(world.now + SHORTAGE_NS);
+                    self.again_at = Some(self.again_at.map_or(at, |other| other.min(at)));
                 }
             }
         }
+        world.forwards.set_asking(self.questions.are_open());
     }
 
-    /// Reads datagrams and brings them to the guest.
-    fn read(&mut self, index: u32, world: &mut Surroundings<'_>) -> Left {
+    fn serve_one(&mut self, index: u32, engine: usize, tcp: &mut Tcp, world: &mut Surroundings<'_>) -> Left {
         let forwards = world.forwards;
         let door = &forwards.doors[index as usize];
-        let mut found = None;
+        let found = forwards.look_up(door);
+        match found {
+            Ok(found) => self.questions.end(&found.address),
+            Err(Missing::Address(address)) => {
+                let ask = || {
+                    let own = world.policy.gateway(address)?;
+                    world.out.push(VnetHeader::default(), question::ask(world.gateway_mac, own, address)?);
+                    Some(())
+                };
+                if let Some(at) = self.questions.ask(address, world.now, ask) {
+                    return Left::Later(at);
+                }
+            }
+            Err(Missing::Guest | Missing::Choice) => {}
+        }
+        let found = forwards.tell(door, found);
+        match door.protocol {
+            Protocol::Tcp => accept((index, found), engine, tcp, world),
+            Protocol::Udp => self.read((index, found), world),
+        }
+    }
+
+    /// Reads datagrams and brings them to the guest, if there is one.
+    fn read(&mut self, (index, found): (u32, Option<Found>), world: &mut Surroundings<'_>) -> Left {
+        let forwards = world.forwards;
+        let door = &forwards.doors[index as usize];
         self.room.resize(RECEIVED_MAX, 0);
         for _ in 0..IN_A_ROW_MAX {
             if !world.out.has_room() {
@@ -118,8 +143,7 @@ impl Porter {
                 // What became of one that was sent.
                 Err(_) => continue,
             };
-            let Some(found) = *found.get_or_insert_with(|| forwards.find(door)) else { continue };
-            let Some(from) = known_as(received.from, world.policy) else { continue };
+            let Some((found, from)) = found.zip(known_as(received.from, world.policy)) else { continue };
             let to = SocketAddr::new(found.address, door.guest_port);
             // What answers a group comes from one of the host's own.
             let host = received.to.filter(|to| !to.is_multicast());
@@ -131,8 +155,8 @@ impl Porter {
     }
 }
 
-/// Accepts connections.
-fn accept(index: u32, engine: usize, tcp: &mut Tcp, world: &mut Surroundings<'_>) -> Left {
+/// Accepts connections to the guest, if there is one.
+fn accept((index, found): (u32, Option<Found>), engine: usize, tcp: &mut Tcp, world: &mut Surroundings<'_>) -> Left {
     let forwards = world.forwards;
     let door = &forwards.doors[index as usize];
     for _ in 0..IN_A_ROW_MAX {
@@ -140,12 +164,14 @@ fn accept(index: u32, engine: usize, tcp: &mut Tcp, world: &mut Surroundings<'_>
             Ok(accepted) => accepted,
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Left::Nothing,
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => return Left::Shortage,
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    return Left::Later(world.now + SHORTAGE_NS);
+                }
                 // That one has gone again.
                 _ => continue,
             },
         };
-        let Some((found, from)) = forwards.find(door).zip(known_as(client, world.policy)) else {
+        let Some((found, from)) = found.zip(known_as(client, world.policy)) else {
             refuse(fd);
             continue;
         };

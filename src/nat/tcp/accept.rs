@@ -25,7 +25,7 @@ impl Tcp {
             || self.by_key.contains_key(&key);
         let Some(ticket) = world.sockets.take().filter(|_| !is_full) else { return refuse(fd) };
         let isn = self.isn(&key, world.now);
-        let id = self.insert(guest, key, (fd, ticket), Mirror::to_guest(isn, world.now), world);
+        let id = self.insert(guest, key, (fd, ticket, false), Mirror::to_guest(isn, world.now), world);
         let Some(connection) = self.get(id) else { return };
         if world.poller.add_socket(&connection.fd, id.token(Kind::Tcp)).is_err() {
             return self.break_off(id);

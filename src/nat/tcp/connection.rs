@@ -36,6 +36,8 @@ pub(super) struct Connection {
     pub(super) guest: Guest,
     pub(super) fd: OwnedFd,
     pub(super) _ticket: Ticket,
+    /// Whether it is made from the port that the guest's is mapped to.
+    pub(super) is_mapped: bool,
     pub(super) mirror: Mirror,
     /// Whether the kernel leaves out what was peeked.
     pub(super) has_offset: bool,

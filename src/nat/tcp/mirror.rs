@@ -42,10 +42,11 @@ const SECOND: u64 = 1_000_000_000;
 const RETRY_NS: u64 = SECOND;
 /// The longest wait for anything that was sent.
 const RETRY_MAX_NS: u64 = 60 * SECOND;
-/// After so many further waits, each twice as long, the guest is given up (RFC 9293, 3.8.3: after 100 seconds or more).
-const RETRIES_MAX: u8 = 8;
-/// The same for the beginning of a connection.
-const SYN_RETRIES_MAX: u8 = 5;
+/// After so many further waits, each twice as long, the guest is given up: after four minutes, if they begin with the
+/// shortest (RFC 5382, REQ-5: the transitory timeout; RFC 9293, 3.8.3: 100 seconds).
+const RETRIES_MAX: u8 = 11;
+/// The same for the beginning of a connection: four minutes and three seconds (RFC 9293, 3.8.3: more than three).
+const SYN_RETRIES_MAX: u8 = 8;
 /// How long a guest may be silent before it is asked whether it is there (RFC 5382, REQ-5: two hours and four minutes
 /// with what follows), in nanoseconds.
 const KEEPALIVE_NS: u64 = 7200 * SECOND;

@@ -17,6 +17,7 @@
 mod accept;
 mod connection;
 mod lines;
+mod mappings;
 mod mirror;
 mod pending;
 mod segment;
@@ -50,6 +51,7 @@ use crate::sys::net;
 use crate::sys::poller::{Poller, Ready};
 use connection::{Connection, Key, bare};
 use lines::Lines;
+use mappings::Mappings;
 use mirror::{Fate, Mirror, Timer};
 use segment::{ACK, HEADER_LEN, Header, RST, SYN, Segment};
 use supply::Peeks;
@@ -109,6 +111,7 @@ pub(super) struct Tcp {
     free: Vec<u32>,
     by_key: HashMap<Key, u32>,
     shares: HashMap<PortId, Share>,
+    mappings: Mappings,
     lines: Lines,
     owing: Vec<Id>,
     due: BTreeSet<(u64, Id)>,
@@ -125,6 +128,7 @@ impl Tcp {
             free: Vec::new(),
             by_key: HashMap::new(),
             shares: HashMap::new(),
+            mappings: Mappings::default(),
             lines: Lines::default(),
             owing: Vec::new(),
             due: BTreeSet::new(),
@@ -213,8 +217,8 @@ impl Tcp {
             return Err(Counter::DropRxFlowLimit);
         }
         let ticket = world.sockets.take().ok_or(Counter::DropRxFlowLimit)?;
-        let fd = match net::begin_connection(&target, Some(hop_limit)) {
-            Ok(fd) => fd,
+        let (fd, is_mapped) = match self.mappings.begin((guest.port, key.guest), (&target, hop_limit), world.sockets) {
+            Ok(begun) => begun,
             Err(error) if is_shortage(&error) => return Err(Counter::DropRxFlowLimit),
             Err(error) => {
                 match Reason::of(&error, None) {
@@ -225,7 +229,7 @@ impl Tcp {
             }
         };
         let isn = self.isn(&key, world.now);
-        let id = self.insert(guest, key, (fd, ticket), Mirror::asked_for(syn, isn, world.now), world);
+        let id = self.insert(guest, key, (fd, ticket, is_mapped), Mirror::asked_for(syn, isn, world.now), world);
         let poller = world.poller;
         let watched = self.get(id).map(|connection| poller.add_socket(&connection.fd, id.token(Kind::Tcp)));
         if !matches!(watched, Some(Ok(()))) {
@@ -246,7 +250,7 @@ impl Tcp {
         &mut self,
         guest: Guest,
         key: Key,
-        (fd, ticket): (OwnedFd, Ticket),
+        (fd, ticket, is_mapped): (OwnedFd, Ticket, bool),
         mirror: Mirror,
         world: &Surroundings<'_>,
     ) -> Id {
@@ -259,6 +263,7 @@ impl Tcp {
             guest,
             fd,
             _ticket: ticket,
+            is_mapped,
             mirror,
             has_offset: self.peeks.has_offset(&key),
             peek_at: None,
@@ -295,6 +300,9 @@ impl Tcp {
         slot.generation = Id::next_generation(slot.generation);
         self.free.push(id.index);
         self.by_key.remove(&connection.key);
+        if connection.is_mapped {
+            self.mappings.end(&connection.key.guest);
+        }
         self.due.remove(&(connection.due_in_set, id));
         self.turnover.closed += 1;
         if let Some(share) = self.shares.get_mut(&connection.guest.port) {
@@ -503,6 +511,6 @@ impl Tcp {
 fn is_shortage(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EADDRINUSE)
     )
 }

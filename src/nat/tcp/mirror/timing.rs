@@ -34,8 +34,8 @@ impl Mirror {
         }
         let most = match self.phase {
             Phase::Connecting => return self.wait_on(now),
-            Phase::Answered | Phase::Asked => SYN_RETRIES_MAX,
             Phase::Open if self.una == self.max => PROBES_MAX,
+            Phase::Answered | Phase::Asked => SYN_RETRIES_MAX,
             Phase::Open => RETRIES_MAX,
         };
         // Who has no room may go on having none, as long as it says so: one lost answer is no silence.

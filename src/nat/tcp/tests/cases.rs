@@ -176,10 +176,10 @@ fn a_syn_that_comes_again_gets_the_same_answer() {
     case.kernel.room = 10;
     assert_eq!(case.mirror.syn(1460, &mut case.kernel), first);
     // The answer may be lost: again after 1, 2, 4, ... seconds.
-    for wait in [1000, 2000, 4000, 8000, 16_000] {
+    for wait in [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000] {
         assert_eq!(case.next_due(), (wait, Timer::Syn));
     }
-    assert_eq!(case.next_due(), (32_000, Timer::GiveUp));
+    assert_eq!(case.next_due(), (60_000, Timer::GiveUp));
 }
 
 #[test]
@@ -217,10 +217,10 @@ fn a_guest_that_is_asked_accepts_or_refuses_or_thinks_of_another() {
     assert_eq!(case.answer(), Some((1, ROOM)));
 
     let mut case = Case::asked();
-    for wait in [1000, 2000, 4000, 8000, 16_000] {
+    for wait in [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000] {
         assert_eq!(case.next_due(), (wait, Timer::Syn));
     }
-    assert_eq!(case.next_due(), (32_000, Timer::GiveUp));
+    assert_eq!(case.next_due(), (60_000, Timer::GiveUp));
     let header = case.mirror.reset_header();
     assert_eq!((header.seq, header.flags), (Seq(OURS + 1), RST));
 }
@@ -326,8 +326,8 @@ fn zero_windows_cost_a_question_a_minute() {
         assert_eq!((header.seq, header.flags), (Seq(OURS), ACK));
         assert_eq!(case.says(1, 1, ""), Fate::Lives);
     }
-    // A lost answer or two are no silence, but eight minutes are.
-    for _ in 0..7 {
+    // A lost answer or two are no silence, but eleven minutes are.
+    for _ in 0..10 {
         assert_eq!(case.next_due(), (60_000, Timer::Probe));
     }
     assert_eq!(case.next_due(), (60_000, Timer::GiveUp));
@@ -385,12 +385,12 @@ fn three_equal_acknowledgements_mean_a_loss() {
 fn what_is_not_acknowledged_is_sent_again_ever_later_until_the_guest_is_given_up() {
     let mut case = Case::open();
     assert_eq!(case.sends(1000), 1);
-    for wait in [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600] {
+    for wait in [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000] {
         assert_eq!(case.wanted(), Some((1000, 7000)));
         assert_eq!((case.next_due(), case.wanted()), ((wait, Timer::Again), Some((0, 8000))));
         assert_eq!(case.sends(1000), 1);
     }
-    assert_eq!(case.next_due(), (51_200, Timer::GiveUp));
+    assert_eq!(case.next_due(), (60_000, Timer::GiveUp));
     // What is acknowledged ends that.
     let mut case = Case::open();
     assert_eq!((case.sends(1000), case.next_due().0, case.next_due().0), (1, 200, 400));
