@@ -10,6 +10,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use super::errqueue::keep_errors;
 use crate::ring::{InPlace, PIECES_MAX, Pieces};
 
+/// What the kernel is to have room for from the beginning, of what a connection's peer sends, in bytes. It gives a
+/// connection more room when what a program has taken away in a round trip, less what is still there, is more than ten
+/// segments, or the first window. What is peeked is still there until the guest has acknowledged it: of long segments
+/// that come in one go from far away that is too much, each time, and the room would stay what it is, 64 KiB. With this
+/// much it is not, at an MTU of 9000.
+const RECEIVE_ROOM: libc::c_int = 256 * 1024;
+
 /// What the kernel says of a connection's send buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SendBuffer {
@@ -21,6 +28,7 @@ pub struct SendBuffer {
 
 /// A socket for a connection to `remote`, which is being made: writable when it is there or has failed. What is urgent
 /// stays where it is among the rest, nothing is held back to make longer segments, and a peer that is gone is noticed.
+/// There is room for 256 KiB of the peer's, and for more when the guest is quick.
 ///
 /// With a hop limit, which its packets then have, what becomes of the first ones is kept ([`super::errqueue`]) until
 /// [`connection_made`].
@@ -68,7 +76,9 @@ pub(super) fn as_mirror(fd: BorrowedFd<'_>) -> io::Result<()> {
     sockopt::set_socket_oobinline(fd, true)?;
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_keepalive(fd, true)?;
-    Ok(())
+    // Who waits for this much is given room for it, and keeps that; SO_RCVBUF would fix it for good.
+    set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, RECEIVE_ROOM)?;
+    set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
 }
 
 /// A socket for datagrams to anybody of this address's family, bound to its port, or to any if that is not free. What
@@ -408,4 +418,24 @@ pub fn send_buffer(fd: impl AsFd) -> io::Result<SendBuffer> {
         return Err(io::Error::last_os_error());
     }
     Ok(SendBuffer { size: values[MEMINFO_SNDBUF], used: values[MEMINFO_WMEM_QUEUED] })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_what_comes_from_far_away_and_a_byte_is_told_of() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let fd = begin_connection(&listener.local_addr().unwrap(), None).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        assert!(sockopt::socket_recv_buffer_size(&fd).unwrap() >= RECEIVE_ROOM as usize);
+        peer.write_all(b"x").unwrap();
+        let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+        let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut polled, Some(&patience)).unwrap(), 1, "nobody is told");
+    }
 }
