@@ -1,4 +1,4 @@
-//! A program of ours for the guests: compiled, and added to a copy of a guest's initramfs.
+//! Programs of ours for the guests: compiled, and added to a copy of a guest's initramfs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,24 +6,25 @@ use std::process::Command;
 
 use crate::recorder::Recorder;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare/round_trips.rs");
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare");
 
-/// The program, in `folder`: linked statically, and so one for guests and for the host.
-pub(crate) fn compile_round_trips(folder: &Path, recorder: &mut Recorder) -> PathBuf {
-    let program = folder.join("round_trips");
+/// A program of this folder, in `folder`: linked statically, and so one for guests and for the host.
+pub(crate) fn compile(name: &str, folder: &Path, recorder: &mut Recorder) -> PathBuf {
+    let (program, source) = (folder.join(name), format!("{SOURCES}/{name}.rs"));
     let mut rustc = Command::new("rustc");
-    rustc.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"]).arg(&program).arg(SOURCE);
-    recorder.command("round_trips, for the guests", &format!("{rustc:?}"));
+    rustc.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"]).arg(&program).arg(source);
+    recorder.command(&format!("{name}, for the guests"), &format!("{rustc:?}"));
     let status = rustc.status().unwrap_or_else(|error| panic!("rustc: {error}"));
     assert!(status.success(), "{rustc:?}: {status}");
     program
 }
 
-/// The initramfs at `base` with the program as `/bin/round_trips`, in a file of `folder`.
-pub(crate) fn initrd_with_round_trips(base: &Path, program: &Path, folder: &Path) -> PathBuf {
+/// The initramfs at `base` with a program in its `/bin`, in a file of `folder`.
+pub(crate) fn initrd_with(base: &Path, program: &Path, folder: &Path) -> PathBuf {
     let mut bytes = fs::read(base).unwrap_or_else(|error| panic!("{}: {error}", base.display()));
+    let name = program.file_name().unwrap().to_str().unwrap();
     pad(&mut bytes);
-    append(&mut bytes, "bin/round_trips", 0o100_755, &fs::read(program).unwrap());
+    append(&mut bytes, &format!("bin/{name}"), 0o100_755, &fs::read(program).unwrap());
     append(&mut bytes, "TRAILER!!!", 0, &[]);
     let path = folder.join("initrd");
     fs::write(&path, bytes).unwrap();

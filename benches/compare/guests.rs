@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::extras::{compile_round_trips, initrd_with_round_trips};
+use crate::extras::{compile, initrd_with};
 use crate::process::{busy_seconds, cpu_seconds};
 use crate::recorder::{At, Recorder};
 use crate::switches::{Side, Switch};
@@ -84,8 +84,8 @@ pub(crate) type Figure = (&'static str, &'static str, f64);
 impl<'a> Load<'a> {
     fn new(name: &'static str, vmm: Vmm, initrd: &str, options: &'a Options, recorder: &mut Recorder) -> Self {
         let (lab, folder) = (Lab::prepared_for("bench"), TempDir::with_prefix("guestwire-compare-").unwrap());
-        let program = compile_round_trips(folder.path(), recorder);
-        let initrd = initrd_with_round_trips(Path::new(lab.get(initrd)), &program, folder.path());
+        let program = compile("round_trips", folder.path(), recorder);
+        let initrd = initrd_with(Path::new(lab.get(initrd)), &program, folder.path());
         Self { name, vmm, options, lab, initrd, _folder: folder }
     }
 

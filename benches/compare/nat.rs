@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::extras::{compile_round_trips, initrd_with_round_trips};
+use crate::extras::{compile, initrd_with};
 use crate::guests::{Figure, json, round_trips, tcp, udp};
 use crate::process::{Process, busy_seconds, cpu_seconds, within};
 use crate::recorder::{At, Recorder};
@@ -157,8 +157,8 @@ impl Case {
 /// Each MTU by guestwire and by passt in turn.
 pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     let (lab, folder) = (Lab::prepared_for("bench"), TempDir::with_prefix("guestwire-compare-").unwrap());
-    let program = compile_round_trips(folder.path(), recorder);
-    let initrd = initrd_with_round_trips(Path::new(lab.get("UML_NEW_INITRD")), &program, folder.path());
+    let program = compile("round_trips", folder.path(), recorder);
+    let initrd = initrd_with(Path::new(lab.get("UML_NEW_INITRD")), &program, folder.path());
     let load = Load { lab, program, initrd, seconds: options.seconds };
     let wanted = |case: &Case| options.cases.as_ref().is_none_or(|cases| cases.contains(&case.name()));
     for pair in 0..options.pairs {

@@ -10,8 +10,18 @@ use crate::ratios::{Figures, Row, in_order, percentile};
 use crate::targets::{Target, target_of};
 
 /// What a picture shows; the summary has the rest.
-const METRICS: &[&str] =
-    &["rate", "busy", "received", "cpu-per-gb", "switch-cpu-per-gb", "p50", "p99", "memory-per-port"];
+const METRICS: &[&str] = &[
+    "rate",
+    "busy",
+    "received",
+    "to-server",
+    "from-server",
+    "cpu-per-gb",
+    "switch-cpu-per-gb",
+    "p50",
+    "p99",
+    "memory-per-port",
+];
 /// In pixels.
 const WIDTH: u32 = 900;
 const ROW_HEIGHT: u32 = 34;

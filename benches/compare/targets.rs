@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::network;
 use crate::ratios::{Figures, Row, percentile};
 
 /// What is aimed at.
@@ -104,8 +105,17 @@ const TARGETS: &[Target] = &[
     target("receivers", "stuck", "both-quick", "rate", Bound::AtLeast(0.95)),
 ];
 
+/// What a guest is to get of what the host gets over the same network: in all of the load's many cases, and in those
+/// where much is lost far away.
+const FAR: Target = target("network", "", "host", "", Bound::AtLeast(0.8));
+const FAR_AND_LOST: Target = target("network", "", "host", "", Bound::AtLeast(0.6));
+
 /// The target of a row of the summary, if it has one.
 pub(crate) fn target_of(row: &Row) -> Option<&'static Target> {
+    if row.load == FAR.load {
+        let is_aimed_at = matches!(row.metric.as_str(), "to-server" | "from-server");
+        return is_aimed_at.then_some(if network::is_hard(&row.case) { &FAR_AND_LOST } else { &FAR });
+    }
     let of_row = (row.load.as_str(), row.case.as_str(), row.peer.as_str(), row.metric.as_str());
     TARGETS.iter().find(|target| (target.load, target.case, target.peer, target.metric) == of_row)
 }

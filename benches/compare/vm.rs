@@ -9,5 +9,7 @@ pub(crate) mod daemon;
 pub(crate) mod guest;
 #[path = "../../tests/guests/lab.rs"]
 pub(crate) mod lab;
+#[path = "../../tests/guests/router.rs"]
+pub(crate) mod router;
 #[path = "../../tests/uplink/space.rs"]
 pub(crate) mod space;

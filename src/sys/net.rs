@@ -14,6 +14,12 @@ use crate::ring::{InPlace, PIECES_MAX, Pieces};
 /// How often the kernel asks again for a connection: one that nobody answers to is given up after more than four
 /// minutes (RFC 5382, REQ-5: the transitory timeout; RFC 9293, 3.8.3: more than three).
 const SYN_RETRIES: libc::c_int = 7;
+/// What the kernel is to have room for from the beginning, of what a connection's peer sends, in bytes. It gives a
+/// connection more room when what a program has taken away in a round trip, less what is still there, is more than ten
+/// segments, or the first window. What is peeked is still there until the guest has acknowledged it: of long segments
+/// that come in one go from far away that is too much, each time, and the room would stay what it is, 64 KiB. With this
+/// much it is not, at an MTU of 9000.
+const RECEIVE_ROOM: libc::c_int = 256 * 1024;
 
 /// What the kernel says of a connection's send buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +44,7 @@ pub enum LocalPort {
 /// A socket for a connection to `remote`, which is being made: writable when it is there or has failed. What is urgent
 /// stays where it is among the rest, nothing is held back to make longer segments, and a peer that is gone is noticed.
 /// Returns also the port of the host's that it is made from.
+/// There is room for 256 KiB of the peer's, and for more when the guest is quick.
 ///
 /// With a hop limit, which its packets then have, what becomes of the first ones is kept ([`super::errqueue`]) until
 /// [`connection_made`].
@@ -106,7 +113,9 @@ pub(super) fn as_mirror(fd: BorrowedFd<'_>) -> io::Result<()> {
     sockopt::set_socket_oobinline(fd, true)?;
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_keepalive(fd, true)?;
-    Ok(())
+    // Who waits for this much is given room for it, and keeps that; SO_RCVBUF would fix it for good.
+    set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, RECEIVE_ROOM)?;
+    set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
 }
 
 /// A socket for datagrams to anybody of this guest's address's family, bound to a port that stands for the guest's: the
@@ -441,11 +450,26 @@ pub fn send_buffer(fd: impl AsFd) -> io::Result<SendBuffer> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
+    fn there_is_room_for_what_comes_from_far_away_and_a_byte_is_told_of() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (fd, _) = begin_connection(&listener.local_addr().unwrap(), None, LocalPort::Any).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        assert!(sockopt::socket_recv_buffer_size(&fd).unwrap() >= RECEIVE_ROOM as usize);
+        peer.write_all(b"x").unwrap();
+        let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+        let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut polled, Some(&patience)).unwrap(), 1, "nobody is told");
+    }
+
+    #[test]
     fn the_kernel_asks_for_a_connection_for_more_than_four_minutes() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (fd, _) = begin_connection(&listener.local_addr().unwrap(), None, LocalPort::Any).unwrap();
         let mut retries: libc::c_int = 0;
         let mut len = size_of_val(&retries) as libc::socklen_t;

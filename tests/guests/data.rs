@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -15,16 +15,25 @@ const CHUNK: usize = 1 << 20;
 /// Sends data from `address`, which is a machine's, to a guest, which sends it back over the same connection at the
 /// same time; it must be the same.
 pub(crate) fn echo(machine: &Space, address: &str, guest: &mut Guest, megabytes: usize, within: Duration) {
+    let mut job = None;
+    echo_of(machine, address, megabytes * CHUNK, |command| job = Some(guest.begin(command)));
+    guest.finish(job.expect("it was begun"), within);
+}
+
+/// The same with anybody who runs the command that `begin` is told. Returns how long it took from when the connection
+/// was there.
+pub(crate) fn echo_of(machine: &Space, address: &str, bytes: usize, begin: impl FnOnce(&str)) -> Duration {
     let listener = machine.run(|| TcpListener::bind((address, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
     // The connection is dd's input and output.
-    let job = guest.begin(&format!("nc {address} {port} -e dd bs=256k"));
+    begin(&format!("nc {address} {port} -e dd bs=256k"));
     let mut stream = accept(&listener);
+    let start = Instant::now();
     let mut out = stream.try_clone().unwrap();
-    let sender = std::thread::spawn(move || send_random(&mut out, megabytes));
+    let sender = std::thread::spawn(move || send_random(&mut out, bytes));
     let received = receive(&mut stream);
-    guest.finish(job, within);
-    assert_eq!(received, (sender.join().unwrap(), megabytes * CHUNK), "data to {guest} and back has changed");
+    assert_eq!(received, (sender.join().unwrap(), bytes), "data has changed on its way there and back");
+    start.elapsed()
 }
 
 fn accept(listener: &TcpListener) -> TcpStream {
@@ -37,17 +46,20 @@ fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// Sends so many bytes that are the same each time and repeat nowhere near, and then no more; their SHA-256.
-fn send_random(stream: &mut TcpStream, megabytes: usize) -> String {
+fn send_random(stream: &mut TcpStream, bytes: usize) -> String {
     let (mut hash, mut state, mut chunk) = (Sha256::new(), 0x9e37_79b9_7f4a_7c15_u64, vec![0; CHUNK]);
-    for _ in 0..megabytes {
+    let mut left = bytes;
+    while left > 0 {
         for word in chunk.chunks_exact_mut(8) {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
             word.copy_from_slice(&state.to_ne_bytes());
         }
-        hash.update(&chunk);
-        stream.write_all(&chunk).unwrap();
+        let part = &chunk[..left.min(CHUNK)];
+        hash.update(part);
+        stream.write_all(part).unwrap();
+        left -= part.len();
     }
     stream.shutdown(Shutdown::Write).unwrap();
     hex(hash)

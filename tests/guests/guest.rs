@@ -37,6 +37,8 @@ pub(crate) enum Wire {
     /// The tap device of this name, in the network namespace that the VMM runs in.
     #[allow(dead_code, reason = "benches/compare has it")]
     Tap(String),
+    /// Two of them, for a User Mode Linux that takes no frame of more than so many bytes of payload, and sends none.
+    Taps([&'static str; 2], u32),
 }
 
 /// How a guest is started.
@@ -152,7 +154,11 @@ impl Plan {
                 Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("qemu-examples/internal/qemu-{before}{queues}.cmd"));
             std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
         };
-        let line = if let Wire::Tap(name) = wire { on_tap(&line, name) } else { line };
+        let line = match wire {
+            Wire::Socket(_) => line,
+            Wire::Tap(name) => on_tap(&line, name),
+            Wire::Taps(..) => panic!("{:?} has one NIC", self.vmm),
+        };
         let mut line = format!("exec {} setpriv --pdeathsig KILL {}", self.under.join(" "), line.replace('\n', " "));
         for (name, value) in &self.device_options {
             line.push_str(&format!(" -set device.nic0.{name}={value}"));
@@ -196,6 +202,8 @@ impl Plan {
             }
             // Frames longer than the MTU are sent in any case, and taken only with "gro".
             Wire::Tap(name) => command.arg(format!("vec0:transport=tap,ifname={name},gro=1")),
+            Wire::Taps(names, mtu) => command
+                .args([0, 1].map(|number| format!("vec{number}:transport=tap,ifname={},mtu={mtu}", names[number]))),
         };
         command
     }

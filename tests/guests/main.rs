@@ -19,9 +19,11 @@ mod isolation;
 mod lab;
 mod lan;
 mod nat;
+mod network;
 mod options;
 mod reach;
 mod restarts;
+mod router;
 mod segment;
 #[allow(dead_code, reason = "the tests of uplinks use more of it")]
 #[path = "../uplink/space.rs"]

@@ -182,6 +182,8 @@ kernel_modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev v
 vlan_modules=(vlan/llc vlan/stp vlan/garp vlan/mrp vlan/8021q)
 base_uml_modules=(crc-ccitt ipv6 failover net_failover virtio_net "${vlan_modules[@]}")
 new_uml_modules=(failover net_failover virtio_net "${vlan_modules[@]}")
+# What a machine that routes delays, loses and reorders packets with: `insmod` it, and have `tc` use it.
+router_modules=(router/sch_netem)
 
 make_trees() {
     { closure_of "$base_suite" busybox-static dnsmasq-base iperf3 iproute2 ethtool libgcc-s1 && kernel_of "$base_suite"; } |
@@ -266,6 +268,11 @@ fill_clients() {
     printf '%s\n' 'root:x:0:' 'dhcpcd:x:100:' >"$root/etc/group"
 }
 
+# What a machine that routes has besides.
+fill_router() {
+    copy_programs "$cache/guest" sbin/tc "$1"
+}
+
 # `fill_modules FOLDER NAME... ROOT`: kernel modules in the order they are to be loaded. FOLDER/NAME puts one below /modules.
 fill_modules() {
     local from=$1 root=${!#} names=("${@:2:$#-2}") name number=10 file to
@@ -296,6 +303,9 @@ make_initramfs() {
         join guest-uml-base modules-uml-base clients
         tree=$new_suite archive modules-uml-new fill_modules "$cache/$new_suite/usr/lib/uml/modules" "${new_uml_modules[@]}"
         join guest-uml-new modules-uml-new clients
+        tree=guest archive router fill_router
+        tree=$new_suite archive modules-router fill_modules "$cache/$new_suite/usr/lib/uml/modules" "${router_modules[@]}"
+        join guest-router modules-uml-new router modules-router
     fi
 }
 
@@ -424,6 +434,7 @@ write_env() {
             printf "%s='%s'\n" QEMU_72 "$cache/bin/$base_suite" QEMU_NEW "$cache/bin/$new_suite" \
                 UML_61 "$uml_61" UML_61_INITRD "$uml_61_initrd" \
                 UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-new.cpio.gz" \
+                ROUTER_INITRD "$cache/guest-router.cpio.gz" \
                 CLIENTS_INITRD "$cache/guest-clients.cpio.gz" NET_BIN "$cache/bin/lan"
         fi
         if [[ $goal == bench ]]; then

@@ -83,6 +83,12 @@ impl Space {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
 
+    /// Gives an interface to another namespace, which calls it `name`. Who has it open keeps it.
+    #[allow(dead_code, reason = "the tests with guests have it")]
+    pub(crate) fn give(&self, interface: &str, other: &Space, name: &str) {
+        self.ip(&format!("link set {interface} netns {} name {name}", other.path()));
+    }
+
     /// Writes to a file of `/proc/sys/net`.
     pub(crate) fn set(&self, name: &str, value: &str) {
         self.run(|| std::fs::write(format!("/proc/sys/net/{name}"), value).unwrap());
