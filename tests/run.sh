@@ -10,6 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 output=$(mktemp) builds=$(mktemp) builder=
 trap 'rm -f "$output" "$builds"; [[ -z $builder ]] || kill -- "-$builder" 2>/dev/null' EXIT
 steps=() failed_steps=0
+# The tests in process wait half of the time.
+at_once=(--test-threads "$((2 * $(nproc)))")
 
 # `step NAME COMMAND...` runs one step, showing its output and keeping it.
 step() {
@@ -34,7 +36,7 @@ everything_but_guests() {
         [[ $name == guests ]] || options+=(--test "$name")
     done < <(integration_tests)
     ((${#options[@]})) || return 0
-    cargo test --locked --no-fail-fast "${options[@]}"
+    cargo test --locked --no-fail-fast "${options[@]}" -- "${at_once[@]}"
 }
 
 # What the last steps need is built beside the real guests, which wait now and then, of processor time that nobody wants.
@@ -56,7 +58,7 @@ step "build" cargo test --locked --no-run
 step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc
 step "the whole, with a driver in process" everything_but_guests
-step "the same with two workers" env WIRE_WORKERS=2 cargo test --locked --no-fail-fast --test wire
+step "the same with two workers" env WIRE_WORKERS=2 cargo test --locked --no-fail-fast --test wire -- "${at_once[@]}"
 build_beside
 # Tests take turns by themselves (tests/guests/main.rs); one that only waits has given its turn back.
 step "real guests" cargo test --locked --no-fail-fast --test guests -- --show-output --test-threads 5
