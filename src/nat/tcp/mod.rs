@@ -23,6 +23,8 @@ mod segment;
 mod supply;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "trials"))]
+pub(super) mod trial;
 mod unreachable;
 
 use std::collections::{BTreeSet, HashMap};
