@@ -8,6 +8,7 @@ use crate::frame::ethernet::MacAddr;
 mod carrier;
 mod dns;
 mod echo;
+mod efforts;
 mod engine;
 mod forward;
 mod fragments;
