@@ -10,7 +10,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 mode=${*: -1} seconds=${1:-10}
-targets=(ring vnet gate service filters dns)
+targets=(ring vnet gate service filters dns nat tcp fragments)
 host=$(rustc -vV | sed -n 's/^host: //p')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -40,7 +40,7 @@ run() {
         tail -40 "$work/$target.log"
         return 1
     fi
-    printf '%-7s %8s executions  %6s edges  %4s inputs in the corpus  seed %s\n' "$target" \
+    printf '%-9s %8s executions  %6s edges  %4s inputs in the corpus  seed %s\n' "$target" \
         "$(number "$target" 'stat::number_of_executed_units:')" "$(number "$target" 'cov:')" \
         "$(find "corpus/$target" -type f | wc -l)" "$(number "$target" 'Seed:')"
     [[ $mode == --grow ]] || return 0

@@ -1,6 +1,10 @@
-//! What the fuzz targets share: reading an input field by field, a guest's memory between guard pages, and the canary.
+//! What the fuzz targets share: reading an input field by field, a guest's memory between guard pages, a host of a
+//! loopback interface alone, packets, and the canary.
 
+pub mod loopback;
 pub mod memory;
+pub mod packet;
+pub mod receiver;
 
 use std::sync::OnceLock;
 

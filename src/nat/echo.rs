@@ -144,16 +144,17 @@ impl Echo {
         flow.carrier.send(guest, (&load, &to), gather, world, |_, lost, message| original(key, lost, message))
     }
 
-    fn open(&mut self, guest: Guest, key: Key, world: &Surroundings<'_>) -> Result<u32, Counter> {
+    fn open(&mut self, guest: Guest, key: Key, world: &mut Surroundings<'_>) -> Result<u32, Counter> {
+        world.efforts.is_dear = true;
         let its = self.used.get(&guest.port).map_or(0, BTreeSet::len);
         if its >= PER_GUEST_MAX || self.by_key.len() >= FLOWS_MAX {
             self.give_up_oldest(guest.port);
         }
-        let mut carrier = carrier(&key.guest, world);
+        let mut carrier = carrier(&key.guest, its, world);
         if matches!(carrier, Err(Counter::DropRxFlowLimit)) && its > 0 {
             // There are too many of something: the guest's oldest may give it up.
             self.give_up_oldest(guest.port);
-            carrier = self::carrier(&key.guest, world);
+            carrier = self::carrier(&key.guest, its - 1, world);
         }
         let carrier = carrier?;
         let index = self.free.pop().unwrap_or_else(|| {
@@ -214,6 +215,7 @@ impl Echo {
             return;
         };
         let Some(flow) = &mut slot.flow else { return };
+        world.efforts.note(flow.guest.port);
         if ready.failed {
             let (key, address) = (flow.key, flow.key.guest);
             flow.carrier.hear(flow.guest, address, world, |_, lost, message| original(key, lost, message));
@@ -238,6 +240,7 @@ impl Echo {
             let slot = &mut self.slots[id.index as usize];
             let Some(flow) = slot.flow.as_mut().filter(|_| slot.generation == id.generation) else { continue };
             self.room.resize(MESSAGE_MAX, 0);
+            world.efforts.note(flow.guest.port);
             let (replies, has_more) = read(flow, &mut self.room, world);
             flow.is_ready = has_more;
             if has_more {
@@ -272,9 +275,9 @@ impl Echo {
     }
 }
 
-/// A socket for a flow.
-fn carrier(like: &IpAddr, world: &Surroundings<'_>) -> Result<Carrier, Counter> {
-    let ticket = world.sockets.take().ok_or(Counter::DropRxFlowLimit)?;
+/// A socket for a flow of a guest that has so many.
+fn carrier(like: &IpAddr, has: usize, world: &Surroundings<'_>) -> Result<Carrier, Counter> {
+    let ticket = world.sockets.take(has).ok_or(Counter::DropRxFlowLimit)?;
     match net::ping_socket(like) {
         Ok(fd) => Ok(Carrier::new(fd, ticket)),
         Err(error) => match error.raw_os_error() {

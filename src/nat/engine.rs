@@ -17,6 +17,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::Settings;
 use super::dns::{self, Dns, Names};
 use super::echo::Echo;
+use super::efforts::Efforts;
 use super::forward::{Forwards, Porter};
 use super::fragments::Fragments;
 use super::icmp::{Limits, Reason};
@@ -75,6 +76,7 @@ pub struct Engine {
     udp: Udp,
     echo: Echo,
     limits: Limits,
+    efforts: Efforts,
     fragments: Fragments,
     packets: u32,
     dns: Dns,
@@ -121,6 +123,7 @@ impl Engine {
             udp: Udp::default(),
             echo: Echo::default(),
             limits: Limits::default(),
+            efforts: Efforts::default(),
             fragments: Fragments::default(),
             packets: 0,
             dns: Dns::new(settings, names),
@@ -132,16 +135,18 @@ impl Engine {
 
     /// The protocols, and what they need of the rest.
     fn parts(&mut self, now: u64) -> (&mut Tcp, &mut Udp, &mut Echo, Surroundings<'_>) {
-        let Self { policy, poller, sockets, forwards, tcp, udp, echo, out, packets, limits, .. } = self;
+        let Self { policy, poller, sockets, forwards, tcp, udp, echo, out, packets, limits, efforts, .. } = self;
         let (gateway_mac, mtu) = (self.gateway_mac, self.mtu);
-        let world = Surroundings { out, poller, policy, sockets, forwards, gateway_mac, mtu, now, packets, limits };
+        let world =
+            Surroundings { out, poller, policy, sockets, forwards, gateway_mac, mtu, now, packets, limits, efforts };
         (tcp, udp, echo, world)
     }
 
     fn dns_parts(&mut self, now: u64) -> (&mut Dns, &mut Tcp, Surroundings<'_>) {
-        let Self { policy, poller, sockets, forwards, tcp, dns, out, packets, limits, .. } = self;
+        let Self { policy, poller, sockets, forwards, tcp, dns, out, packets, limits, efforts, .. } = self;
         let (gateway_mac, mtu) = (self.gateway_mac, self.mtu);
-        let world = Surroundings { out, poller, policy, sockets, forwards, gateway_mac, mtu, now, packets, limits };
+        let world =
+            Surroundings { out, poller, policy, sockets, forwards, gateway_mac, mtu, now, packets, limits, efforts };
         (dns, tcp, world)
     }
 
@@ -261,11 +266,13 @@ impl Engine {
         }
     }
 
-    /// All of a burst has been taken: acknowledges it.
-    pub fn burst_ended(&mut self, now: u64) {
+    /// All of a burst has been taken: acknowledges it. Returns whether it was dear: whether it has made sockets, or
+    /// tried to.
+    pub fn burst_ended(&mut self, now: u64) -> bool {
         let (tcp, .., mut world) = self.parts(now);
         tcp.acknowledge(&mut world);
         self.arm(now);
+        std::mem::take(&mut self.efforts.is_dear)
     }
 
     /// Looks at what has happened, and at what is due.
@@ -410,6 +417,11 @@ impl Engine {
         [self.tcp.turnover(), self.udp.turnover()]
     }
 
+    /// Tells for which ports something has been done since this was last asked, and what part of all that was.
+    pub fn efforts(&mut self, each: impl FnMut(PortId, f64)) {
+        self.efforts.take(each);
+    }
+
     /// A port has gone.
     pub fn port_ended(&mut self, port: PortId) {
         self.tcp.port_ended(port);
@@ -420,6 +432,7 @@ impl Engine {
         self.forwards.forget(self.number, port);
         self.noted = None;
         self.dns.port_ended(port);
+        self.efforts.port_ended(port);
     }
 }
 

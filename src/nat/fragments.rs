@@ -7,6 +7,9 @@
 //! Bounds: [`PACKETS_PER_GUEST_MAX`] packets of a guest and [`PACKETS_MAX`] of all, the oldest of the guest's own, or
 //! else none, giving way; [`PIECES_MAX`] pieces of a packet; [`LIFE_NS`] from the first piece to the last.
 
+#[cfg(any(test, feature = "trials"))]
+pub(super) mod trial;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 

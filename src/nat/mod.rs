@@ -8,6 +8,7 @@ use crate::frame::ethernet::MacAddr;
 mod carrier;
 mod dns;
 mod echo;
+mod efforts;
 mod engine;
 mod forward;
 mod fragments;
@@ -25,8 +26,12 @@ mod udp;
 pub use dns::{Names, trial as trial_of_dns};
 pub use engine::{Engine, Offer, Supply, Turnover};
 pub use forward::{Directory, Doors, ForwardError, Forwards, Lease};
+#[cfg(any(test, feature = "trials"))]
+pub use fragments::trial::trial as trial_of_fragments;
 pub use out::Frame;
 pub use sockets::Sockets;
+#[cfg(any(test, feature = "trials"))]
+pub use tcp::trial::trial as trial_of_tcp;
 
 /// What one network's NAT is told.
 #[derive(Clone, Debug, PartialEq)]

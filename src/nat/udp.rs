@@ -150,17 +150,19 @@ impl Udp {
         })
     }
 
-    fn open(&mut self, guest: Guest, address: SocketAddr, world: &Surroundings<'_>) -> Result<u32, Counter> {
+    fn open(&mut self, guest: Guest, address: SocketAddr, world: &mut Surroundings<'_>) -> Result<u32, Counter> {
+        world.efforts.is_dear = true;
         let used = self.used.get(&guest.port);
         if used.is_some_and(|used| used.len() >= PER_GUEST_MAX) || self.by_address.len() >= ENDPOINTS_MAX {
             let oldest = used.and_then(|used| used.first()).map(|(_, index)| *index);
             self.remove(oldest.ok_or(Counter::DropRxFlowLimit)?);
         }
-        let made = socket(&address, world).or_else(|| {
+        let has = |udp: &Self| udp.used.get(&guest.port).map_or(0, BTreeSet::len);
+        let made = socket(&address, has(self), world).or_else(|| {
             // There are too many of something: the guest's oldest may give it up.
             let (_, oldest) = *self.used.get(&guest.port)?.first()?;
             self.remove(oldest);
-            socket(&address, world)
+            socket(&address, has(self), world)
         });
         let carrier = made.ok_or(Counter::DropRxFlowLimit)?;
         let index = self.free.pop().unwrap_or_else(|| {
@@ -215,6 +217,7 @@ impl Udp {
             return;
         };
         let Some(endpoint) = &mut slot.endpoint else { return };
+        world.efforts.note(endpoint.guest.port);
         if ready.failed {
             let Endpoint { guest, address, carrier, alias, .. } = &**endpoint;
             carrier.hear(*guest, address.ip(), world, |world, lost, payload| {
@@ -241,6 +244,7 @@ impl Udp {
             let slot = &mut self.slots[id.index as usize];
             let Some(endpoint) = slot.endpoint.as_mut().filter(|_| slot.generation == id.generation) else { continue };
             self.room.resize(RECEIVED_MAX, 0);
+            world.efforts.note(endpoint.guest.port);
             let has_more = read(endpoint, &mut self.room, world);
             endpoint.is_ready = has_more;
             if has_more {
@@ -280,9 +284,9 @@ impl Udp {
     }
 }
 
-/// A socket for an endpoint, if there can be one more.
-fn socket(address: &SocketAddr, world: &Surroundings<'_>) -> Option<Carrier> {
-    let ticket = world.sockets.take()?;
+/// A socket for an endpoint of a guest that has so many, if there can be one more.
+fn socket(address: &SocketAddr, has: usize, world: &Surroundings<'_>) -> Option<Carrier> {
+    let ticket = world.sockets.take(has)?;
     Some(Carrier::new(net::datagram_socket(address).ok()?, ticket))
 }
 

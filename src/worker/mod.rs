@@ -21,6 +21,7 @@ mod patience;
 mod port;
 mod receiving;
 mod sender;
+mod turns;
 mod uplink;
 mod waiting;
 
@@ -34,6 +35,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::metrics::{Counter, WorkerCounters};
 use crate::ring::mailbox::Mailbox;
 use crate::ring::{Burst, HEAD_MAX, RingError};
+use crate::switch::PortId;
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::sigbus;
 
@@ -44,6 +46,7 @@ pub use nat::NatHalf;
 use nat::NatReader;
 pub use network::{Network, Parts};
 use port::{Port, Ring, Slot};
+use turns::Turns;
 use uplink::Reader;
 pub use uplink::UplinkHalf;
 
@@ -119,8 +122,9 @@ pub struct Worker {
     polled: Vec<Polled>,
     /// Its queue of the network's uplink, if there is one.
     reader: Option<Reader>,
-    /// Its engine of the network's gateway, if there is one.
+    /// Its engine of the network's gateway, if there is one, and whose turn it is then.
     nat: Option<NatReader>,
+    turns: Option<Turns>,
     /// Whether the uplink had frames when it was last read, and may have more.
     reads_on: bool,
     /// Control queues, by port and ring, that have had their turn and may hold more commands.
@@ -164,6 +168,7 @@ impl Worker {
         }
         Ok(Self {
             reader,
+            turns: nat.is_some().then(Turns::new),
             nat,
             reads_on: false,
             mailbox,
@@ -238,10 +243,15 @@ impl Worker {
 
     /// Reads the uplink's next frames.
     fn read_uplink(&mut self) {
-        let Self { reader, nat, forwarder, now_ns, .. } = self;
+        let Self { reader, nat, turns, ports, forwarder, now_ns, .. } = self;
+        let charge = |port: PortId, ns| {
+            if let (Some(turns), Some(Some(port))) = (&turns, ports.get_mut(usize::from(port.0))) {
+                turns.charge(&mut port.account, ns);
+            }
+        };
         let frames = match (reader, nat) {
             (Some(reader), _) => reader.turn(forwarder, *now_ns),
-            (None, Some(nat)) => nat.turn(forwarder, *now_ns),
+            (None, Some(nat)) => nat.turn(forwarder, *now_ns, charge),
             (None, None) => return,
         } as u64;
         self.reads_on = frames > 0;
@@ -348,6 +358,9 @@ impl Worker {
     /// Gives each port with work one burst. Each round begins with another ring, so that a port's rings take turns.
     fn poll_round(&mut self) {
         let count = self.polled.len();
+        if let Some(turns) = &mut self.turns {
+            turns.go_on(self.now_ns);
+        }
         let mut all_stay = true;
         let mut at = if count > 1 { self.rounds as usize % count } else { 0 };
         for _ in 0..count {
@@ -378,6 +391,9 @@ impl Worker {
         if slot.waiting.is_some() {
             return self.resume(index, ring);
         }
+        if self.turns.as_mut().is_some_and(|turns| !turns.is_up(&mut port.account)) {
+            return true;
+        }
         if let Err(error) = tx.take(&mut self.burst) {
             self.break_ring(index, ring, &error);
             return false;
@@ -390,7 +406,18 @@ impl Worker {
         polled.empty_since_ns = None;
         port.served_in = self.rounds;
         self.worked = true;
-        self.forward(index, ring)
+        let stays = self.forward(index, ring);
+        self.charge(index);
+        stays
+    }
+
+    /// Charges a port with what was dear in its burst.
+    #[inline]
+    fn charge(&mut self, index: usize) {
+        let Self { turns: Some(turns), nat: Some(nat), ports, .. } = self else { return };
+        let Some(Some(port)) = ports.get_mut(index) else { return };
+        turns.sends(&mut port.account);
+        turns.charge(&mut port.account, nat.dear_ns());
     }
 
     /// Forwards the burst and returns its buffers to their guest. Returns whether the ring stays polled.

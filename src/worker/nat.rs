@@ -9,8 +9,9 @@
 //! Locks: the engine's is taken before those of the switch, of receivers and of services.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::frame::ethernet::MacAddr;
 use crate::frame::offload::{Offload, Offloads};
@@ -53,6 +54,8 @@ struct Queue {
     engine: Mutex<Engine>,
     /// Whether the worker is to read.
     has_any: AtomicBool,
+    /// How long the frames of this burst have taken, in nanoseconds, if any of them was dear.
+    dear_ns: AtomicU64,
 }
 
 impl Queue {
@@ -87,7 +90,7 @@ impl NatHalf {
             let engine = Mutex::new(Engine::new(&settings, desk.clone(), sockets.clone(), (forwards.clone(), number))?);
             // One of them tells all.
             settings.advertisement = None;
-            Ok(Queue { shared: Arc::new(shared), engine, has_any: AtomicBool::new(false) })
+            Ok(Queue { shared: Arc::new(shared), engine, has_any: AtomicBool::new(false), dear_ns: AtomicU64::new(0) })
         };
         let queues = shared.into_iter().enumerate().map(queue).collect::<io::Result<_>>()?;
         Ok(Arc::new(Self { mac: settings.gateway_mac, forwards, queues }))
@@ -112,7 +115,7 @@ impl NatHalf {
     pub(super) fn give(&self, delivery: &Delivery<'_>, wanted: u32) {
         let Some(queue) = self.queues.get(delivery.worker) else { return };
         let counters = &queue.shared.counters.giver;
-        let now = delivery.now_ns;
+        let (now, begun) = (delivery.now_ns, Instant::now());
         let mut engine = queue.lock();
         for i in bits(wanted) {
             let is_plain = delivery.burst.plain() & 1 << i != 0;
@@ -127,7 +130,9 @@ impl NatHalf {
                 Err(reason) => counters.count(reason),
             }
         }
-        engine.burst_ended(now);
+        if engine.burst_ended(now) {
+            queue.dear_ns.store(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
         queue.note(&mut engine);
     }
 
@@ -188,12 +193,31 @@ impl NatReader {
         self.half.queues[self.worker].has_any.load(Ordering::Relaxed)
     }
 
-    /// Reads what is there, and forwards it. Returns the number of frames.
-    pub(super) fn turn(&mut self, forwarder: &mut Forwarder, now_ns: u64) -> usize {
+    /// How long the last burst has taken, in nanoseconds, if any of its frames was dear.
+    #[inline]
+    pub(super) fn dear_ns(&self) -> u64 {
+        let dear_ns = &self.half.queues[self.worker].dear_ns;
+        let ns = dear_ns.load(Ordering::Relaxed);
+        if ns > 0 {
+            dear_ns.store(0, Ordering::Relaxed);
+        }
+        ns
+    }
+
+    /// Reads what is there, and forwards it. Returns the number of frames. `charge` is told how many nanoseconds were
+    /// spent on what has come of what a port has sent.
+    pub(super) fn turn(
+        &mut self,
+        forwarder: &mut Forwarder,
+        now_ns: u64,
+        mut charge: impl FnMut(PortId, u64),
+    ) -> usize {
         let half = self.half.clone();
         let queue = &half.queues[self.worker];
         let mut engine = queue.lock();
+        let begun = Instant::now();
         engine.look(now_ns);
+        engine.efforts(|port, share| charge(port, (begun.elapsed().as_nanos() as f64 * share) as u64));
         let frames = self.bursts(&mut engine, forwarder, now_ns) + self.data(&mut engine, forwarder, now_ns);
         queue.note(&mut engine);
         frames

@@ -19,6 +19,7 @@ use super::network::Network;
 use super::patience::Patience;
 use super::receiving::ReceivingHalf;
 use super::sender::{Origin, Sender};
+use super::turns::Account;
 use super::waiting::{Company, Waiting};
 
 /// What a ring is for, and whether it runs.
@@ -83,6 +84,8 @@ pub(super) struct Port {
     long_heads: bool,
     /// The worker's round in which it last had a burst.
     pub(super) served_in: u32,
+    /// What its dear frames have had of the worker's time.
+    pub(super) account: Account,
 }
 
 impl Port {
@@ -97,6 +100,7 @@ impl Port {
             slots: (0..RINGS_MAX).map(|_| Slot::new()).collect(),
             half,
             served_in: 0,
+            account: Account::default(),
         }
     }
 

@@ -17,6 +17,7 @@ mod forwards;
 mod guest;
 mod host_only;
 mod hostile_frontends;
+mod hostile_nat;
 mod hostile_rings;
 mod icmp;
 mod isolation;

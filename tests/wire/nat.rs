@@ -20,13 +20,13 @@ pub(crate) const UPLINK: u64 = 0;
 /// What a TCP segment from the gateway says.
 #[derive(Clone, Debug)]
 pub(crate) struct Heard {
-    remote: (Ipv4Addr, u16),
+    pub(crate) remote: (Ipv4Addr, u16),
     pub(crate) to_port: u16,
-    seq: u32,
-    syn: bool,
+    pub(crate) seq: u32,
+    pub(crate) syn: bool,
     fin: bool,
     pub(crate) rst: bool,
-    payload: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// A guest with an address, who knows the gateway.
@@ -52,7 +52,7 @@ impl Talker {
         Self { guest, address, gateway: answer[6..12].try_into().unwrap() }
     }
 
-    fn ip(&self, to: Ipv4Addr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    pub(crate) fn ip(&self, to: Ipv4Addr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
         let own = mac(self.guest.config.number);
         PacketBuilder::ethernet2(own, self.gateway).ipv4(self.address.octets(), to.octets(), 64)
     }
@@ -91,7 +91,7 @@ impl Talker {
     }
 
     /// The next segment that has come.
-    fn poll_tcp(&mut self) -> Option<Heard> {
+    pub(crate) fn poll_tcp(&mut self) -> Option<Heard> {
         while let Some(received) = self.guest.poll(0) {
             let frame = received.frame;
             let Ok(packet) = SlicedPacket::from_ethernet(&frame) else { continue };
@@ -123,7 +123,7 @@ impl Talker {
 }
 
 /// The host, the daemon on it, and a machine beyond, with several addresses.
-fn world(options: &[&str]) -> (Daemon, Space, Space) {
+pub(crate) fn world(options: &[&str]) -> (Daemon, Space, Space) {
     let [host, machine] = [Space::new(), Space::new()];
     host.cable("eth0", &machine, "eth0");
     host.ip("addr add 10.7.0.1/24 dev eth0");
@@ -135,14 +135,15 @@ fn world(options: &[&str]) -> (Daemon, Space, Space) {
     (daemon, host, machine)
 }
 
-/// As many as `wanted`, or as a process may have here, of whose descriptors guests may have three quarters.
+/// As many as `wanted`, or as one guest may have here: of a process's descriptors all guests may have three quarters,
+/// and one of them three quarters of those.
 fn at_most(wanted: u64) -> u64 {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    wanted.min(most / 4 * 3)
+    wanted.min(most / 4 * 3 / 4 * 3)
 }
 
 /// How many of something the gateway has open.
-fn open(daemon: &Daemon, what: &str) -> u64 {
+pub(crate) fn open(daemon: &Daemon, what: &str) -> u64 {
     let counters = daemon.counters(UPLINK);
     counters[&format!("{what}_opened")] - counters[&format!("{what}_closed")]
 }
@@ -155,7 +156,7 @@ fn in_use(space: &Space, kind: &str) -> u64 {
 }
 
 /// Has the machine answer whoever connects, on all of its addresses, and close.
-fn serve(machine: &Space, answer: &'static [u8]) {
+pub(crate) fn serve(machine: &Space, answer: &'static [u8]) {
     let listener = machine.run(|| TcpListener::bind("0.0.0.0:4000").unwrap());
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {

@@ -105,6 +105,7 @@ impl Relay {
         resolvers: Arc<[SocketAddr]>,
         world: &mut Surroundings<'_>,
     ) -> Result<(), Counter> {
+        world.efforts.is_dear = true;
         let port = client.guest.port;
         let its_oldest = |relay: &Self| relay.by_port.get(&port).and_then(|its| its.first().copied());
         if self.by_port.get(&port).is_some_and(|its| its.len() >= PER_GUEST_MAX) {
@@ -293,7 +294,7 @@ fn is_shortage(error: &io::Error) -> bool {
 
 /// A socket on which a resolver was sent a message.
 fn send(to: &SocketAddr, message: &[u8], world: &Surroundings<'_>, token: u64) -> io::Result<(UdpSocket, Ticket)> {
-    let ticket = world.sockets.take().ok_or(io::Error::from_raw_os_error(libc::EMFILE))?;
+    let ticket = world.sockets.take(PER_GUEST_MAX).ok_or(io::Error::from_raw_os_error(libc::EMFILE))?;
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // The kernel chooses a port at random.
     let socket = UdpSocket::bind((any, 0))?;

@@ -110,7 +110,7 @@ impl Streams {
         if let Some(listener) = self.listeners.get(&port) {
             return Ok(listener.address);
         }
-        let ticket = world.sockets.take().ok_or(io::Error::from_raw_os_error(libc::EMFILE))?;
+        let ticket = world.sockets.take(PER_GUEST_MAX).ok_or(io::Error::from_raw_os_error(libc::EMFILE))?;
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
@@ -128,7 +128,9 @@ impl Streams {
             if self.streams.len() >= STREAMS_MAX {
                 self.end_most_idle();
             }
-            let Some(ticket) = world.sockets.take().filter(|_| guest.set_nonblocking(true).is_ok()) else { continue };
+            let Some(ticket) = world.sockets.take(PER_GUEST_MAX).filter(|_| guest.set_nonblocking(true).is_ok()) else {
+                continue;
+            };
             let stream = Stream {
                 port,
                 guest,
@@ -270,7 +272,7 @@ impl Stream {
         asked.socket = None;
         while let Some(resolver) = asked.resolvers.get(asked.tried) {
             asked.tried += 1;
-            let Some(ticket) = asker.world.sockets.take() else { continue };
+            let Some(ticket) = asker.world.sockets.take(PER_GUEST_MAX) else { continue };
             let Ok((socket, _)) = net::begin_connection(resolver, None, LocalPort::Any) else { continue };
             let socket = TcpStream::from(socket);
             if asker.world.poller.add_socket(&socket, token(asker.id, Side::Resolver)).is_err() {

@@ -23,7 +23,7 @@ impl Tcp {
             || share.half_open >= HALF_OPEN_MAX
             || self.by_key.len() >= CONNECTIONS_MAX
             || self.by_key.contains_key(&key);
-        let Some(ticket) = world.sockets.take().filter(|_| !is_full) else { return refuse(fd) };
+        let Some(ticket) = world.sockets.take(share.connections).filter(|_| !is_full) else { return refuse(fd) };
         let isn = self.isn(&key, world.now);
         let id = self.insert(guest, key, (fd, ticket, false), Mirror::to_guest(isn, world.now), world);
         let Some(connection) = self.get(id) else { return };

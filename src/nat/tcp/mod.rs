@@ -24,6 +24,8 @@ mod segment;
 mod supply;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "trials"))]
+pub(super) mod trial;
 mod unreachable;
 
 use std::collections::{BTreeSet, HashMap};
@@ -32,6 +34,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::efforts::Efforts;
 use super::forward::Forwards;
 use super::headers::{Ends, HOP_LIMIT, NETWORK_MAX};
 use super::icmp::{Limits, Reason};
@@ -102,6 +105,7 @@ pub(super) struct Surroundings<'a> {
     /// Packets that were cut into pieces so far: each has its number.
     pub(super) packets: &'a mut u32,
     pub(super) limits: &'a mut Limits,
+    pub(super) efforts: &'a mut Efforts,
 }
 
 /// See the module's theory of operation.
@@ -216,7 +220,8 @@ impl Tcp {
         if is_full || self.by_key.len() >= CONNECTIONS_MAX {
             return Err(Counter::DropRxFlowLimit);
         }
-        let ticket = world.sockets.take().ok_or(Counter::DropRxFlowLimit)?;
+        let ticket = world.sockets.take(share.connections).ok_or(Counter::DropRxFlowLimit)?;
+        world.efforts.is_dear = true;
         let (fd, is_mapped) = match self.mappings.begin((guest.port, key.guest), (&target, hop_limit), world.sockets) {
             Ok(begun) => begun,
             Err(error) if is_shortage(&error) => return Err(Counter::DropRxFlowLimit),
@@ -425,6 +430,7 @@ impl Tcp {
     pub(super) fn event(&mut self, id: Id, ready: Ready, world: &mut Surroundings<'_>) {
         let mut gather = std::mem::take(&mut self.gather);
         if let Some(connection) = self.get(id) {
+            world.efforts.note(connection.guest.port);
             let fate = Self::heed(connection, ready, &mut gather, world);
             self.settle(id, fate, world);
         }
@@ -464,6 +470,7 @@ impl Tcp {
             let mut gather = std::mem::take(&mut self.gather);
             if let Some(connection) = self.get(id) {
                 connection.due_in_set = u64::MAX;
+                world.efforts.note(connection.guest.port);
                 let fate = Self::timer(connection, &mut gather, world);
                 self.settle(id, fate, world);
             }

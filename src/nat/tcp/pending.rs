@@ -104,7 +104,7 @@ impl Pending {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "trials"))]
 impl Pending {
     /// Where the pieces are, and how long.
     pub(super) fn pieces(&self) -> impl Iterator<Item = (Seq, u32)> {

@@ -598,3 +598,17 @@ fn a_socket_that_fails_ends_it() {
     assert_eq!(case.says(1, 1, "text"), Fate::Lives);
     assert_eq!((case.mirror.has_room(&mut Broken), case.mirror.inside().pieces.len()), (Fate::Lives, 1));
 }
+
+#[test]
+fn a_syn_that_is_sent_again_takes_no_room_back() {
+    let syn = Segment { scale: Some(7), ..segment(ISS, None, SYN, 8000, 0) };
+    let mut case = Case { mirror: Mirror::asked_for(&syn, Seq(OURS), 0), ..Case::connecting() };
+    case.kernel.room = 1 << 20;
+    case.mirror.connected(1460, &mut case.kernel, 0);
+    // What fits nowhere is answered, with all the room that there is.
+    assert_eq!(case.take(&segment(ISS + 9, Some(OURS), SYN, 8000, 0), ""), Fate::Lives);
+    let header = case.mirror.acknowledge(&mut case.kernel);
+    assert_eq!(u32::from(header.window) << 8, 1 << 20);
+    case.mirror.syn(1460, &mut case.kernel);
+    assert_eq!(case.mirror.inside().edge, Seq(ISS + 1 + (1 << 20)));
+}
