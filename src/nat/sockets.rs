@@ -1,9 +1,9 @@
 //! How much of the host guests may have: of the process's sockets so many that it can still let VMs in, and of the
 //! ports from which connections are made so many that the host's programs can still make some.
 //!
-//! Theory of operation. The fewer sockets are left, the fewer one guest may have: no more of a kind than [`SHARE`] times
-//! as many as are left then. So one that takes as many as it gets leaves a part of them to the others, as do several,
-//! and where there are plenty nobody notices.
+//! Theory of operation. The fewer sockets are left, the fewer one guest may have: no more of a kind than [`SHARE`]
+//! times as many as are left then. So one that takes as many as it gets leaves a part of them to the others, as do
+//! several, and where there are plenty nobody notices.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
