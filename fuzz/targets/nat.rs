@@ -9,8 +9,10 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 
-use guestwire::frame::ethernet::MacAddr;
-use guestwire::frame::ip::{TCP, UDP};
+use guestwire::frame::arp::{Arp, REQUEST};
+use guestwire::frame::ethernet::{HEADER_LEN, MacAddr, TYPE_ARP};
+use guestwire::frame::ip::{ICMPV6, TCP, UDP};
+use guestwire::frame::ndp::NEIGHBOUR_SOLICITATION;
 use guestwire::frame::offload::{self, Offload, Offloads};
 use guestwire::frame::vnet::{F_NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader};
 use guestwire::nat::{Doors, Engine, Forwards, Names, Settings, Sockets, Supply};
@@ -536,10 +538,15 @@ impl<'a> World<'a> {
     fn hear(&mut self, vnet: [u8; VNET_HEADER_READ], frame: &[u8]) {
         self.bytes += frame.len();
         assert!(self.bytes < BYTES_PER_STEP_MAX, "a step brings more and more");
-        let heard = Heard::read(vnet, frame, MTU.into());
         assert_eq!(MacAddr::source_of(frame), Some(MacAddr(GATEWAY_MAC)));
+        if frame[12..14] == TYPE_ARP.to_be_bytes() {
+            return hear_question(frame);
+        }
+        let heard = Heard::read(vnet, frame, MTU.into());
         assert!(!heard.from.is_loopback() && !heard.from.is_unspecified(), "{heard:02x?}");
-        let is_guests = heard.to.to_string().starts_with(if heard.to.is_ipv4() { "10.0.2." } else { "fd00::" });
+        let is_question = heard.protocol == ICMPV6 && heard.payload[0] == NEIGHBOUR_SOLICITATION;
+        let group = if is_question { "ff02::1:ff" } else { "fd00::" };
+        let is_guests = heard.to.to_string().starts_with(if heard.to.is_ipv4() { "10.0.2." } else { group });
         assert!(is_guests, "{heard:02x?}");
         if heard.protocol == UDP && !heard.is_fragment && heard.ports().0 == DATAGRAMS && self.is_honest {
             assert!(self.datagrams.contains(&heard.payload[8..]), "a datagram has changed");
@@ -608,4 +615,11 @@ impl<'a> World<'a> {
 
 fn port_of(ends: &Ends) -> PortId {
     PortId(1 + u16::from(ends.mac[5] & 1))
+}
+
+/// The gateway asks all guests who has an address.
+fn hear_question(frame: &[u8]) {
+    let arp = Arp::parse(frame, HEADER_LEN).unwrap_or_else(|| panic!("no ARP: {frame:02x?}"));
+    assert!(frame[..6] == [0xff; 6] && arp.operation == REQUEST && arp.sender_mac == MacAddr(GATEWAY_MAC));
+    assert!(arp.target.octets()[..3] == [10, 0, 2] && arp.target != arp.sender, "{arp:?}");
 }
