@@ -1,9 +1,12 @@
 //! The TCP mirror between a simulated guest and a simulated socket, on a clock that is a number.
 
+mod case;
 mod cases;
+mod flight;
 mod guest;
 mod host;
 mod sim;
+mod weather;
 
 use super::super::seq::Seq;
 

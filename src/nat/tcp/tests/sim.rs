@@ -7,16 +7,16 @@ use std::io;
 use super::super::super::seq::Seq;
 use super::super::mirror::{Fate, Inside, Mirror, Timer};
 use super::super::segment::{ACK, FIN, HEADER_LEN, Header, PSH, RST, SYN, SYN_OPTIONS_MAX, Segment};
-use super::guest::{Guest, Habits, State};
+use super::flight::{Flight, Flying};
+use super::guest::{Guest, State};
 use super::host::{CAPACITY_MIN, Socket};
+use super::weather::{Weather, habits, weather};
 use super::{MICRO, MILLI, Rng, SECOND, Stream, distance};
 use crate::ring::Bytes;
 
 const STEPS: u64 = 1_000_000;
 const SEED: u64 = 793;
 const OWN_MSS: u16 = 1460;
-/// Steps of a connection after which nothing is lost any more, and all that could wait has happened.
-const ROUGH_MAX: u32 = 400;
 /// No side says more than so many small pieces.
 const PIECES_MAX: u32 = 200;
 /// Within so many more steps, and so much more time, a connection must have ended.
@@ -27,65 +27,12 @@ const SILENT_MAX: u64 = 3 * 3600 * SECOND;
 /// So many frames in a row may be lost while the guest acknowledges nothing new: fewer than make it given up.
 const LOSSES_MAX: u32 = 4;
 
-/// What the network, the host and the applications do to a connection; chances are in a thousand.
-#[derive(Clone, Copy, Debug)]
-struct Weather {
-    is_asked_for: bool,
-    is_refused: bool,
-    loses: u32,
-    doubles: u32,
-    delays: u32,
-    garbage: u32,
-    /// How long applications do nothing at the most.
-    idle: u64,
-    /// The most that they do at once.
-    gulp: u32,
-    aborts: u32,
-    breaks: u32,
-    vanishes: u32,
-    /// Whether the guest takes several segments as one.
-    coalesces: bool,
-    rough: u32,
-}
-
 /// Who has broken it off first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Breaker {
     Guest,
     Peer,
     Nobody,
-}
-
-#[derive(Debug)]
-enum Flight {
-    ToGuest(Vec<u8>),
-    ToHost(Vec<u8>),
-}
-
-#[derive(Debug)]
-struct Flying {
-    order: (u64, u64),
-    flight: Flight,
-}
-
-impl PartialEq for Flying {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-
-impl Eq for Flying {}
-
-impl PartialOrd for Flying {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Flying {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.order.cmp(&other.order)
-    }
 }
 
 /// One connection.
@@ -600,42 +547,6 @@ impl World {
         if self.breaker == Breaker::Nobody {
             assert_eq!(guest.state, State::Done);
         }
-    }
-}
-
-fn weather(rng: &mut Rng) -> Weather {
-    let is_fair = rng.happens(200);
-    let mut chance = |choices: &[u32]| if is_fair { 0 } else { rng.one_of(choices) };
-    let [loses, doubles, delays] = [chance(&[0, 10, 50, 300]), chance(&[0, 10, 100]), chance(&[0, 10, 300])];
-    let [garbage, aborts, breaks] = [chance(&[0, 300]), chance(&[0, 0, 0, 0, 20]), chance(&[0, 0, 0, 0, 20])];
-    let vanishes = chance(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 10]);
-    Weather {
-        is_asked_for: rng.happens(700),
-        is_refused: rng.happens(20),
-        loses,
-        doubles,
-        delays,
-        garbage,
-        idle: rng.one_of(&[MICRO, 100 * MICRO, 10 * MILLI, 10 * MILLI, SECOND, 100 * SECOND]),
-        gulp: rng.one_of(&[1, 100, 2000, 2000, 30_000]),
-        aborts,
-        breaks,
-        vanishes,
-        coalesces: rng.happens(400),
-        rough: rng.range(1, ROUGH_MAX),
-    }
-}
-
-fn habits(rng: &mut Rng) -> Habits {
-    Habits {
-        mss: rng.one_of(&[None, Some(0), Some(88), Some(536), Some(1460), Some(1460), Some(8960), Some(65_483)]),
-        scale: rng.one_of(&[None, Some(0), Some(2), Some(7), Some(7), Some(14), Some(9)]),
-        shrinks: rng.happens(200),
-        delays_acks: rng.happens(500),
-        forgets: rng.happens(200),
-        is_lenient: rng.happens(500),
-        frame_max: rng.one_of(&[1, 100, 1460, 1460, 9000, 65_000]),
-        fin_waits: rng.happens(500),
     }
 }
 
