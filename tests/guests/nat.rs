@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::Turn;
 use crate::daemon::Daemon;
-use crate::guest::{COMMAND_WITHIN, Guest, Plan, Vmm};
+use crate::guest::{Guest, Plan, Vmm};
 use crate::lab::Lab;
 use crate::lan::{Program, get_lease, unique_local, until};
 use crate::segment::iperf_both_ways;
 use crate::space::Space;
+use crate::traffic::run_iperf;
 
 const GATEWAY: &str = "10.0.2.1";
 const SERVER: &str = "10.7.0.2";
@@ -79,7 +80,7 @@ fn ping(from: &mut Guest, to: &str) {
 fn datagrams(guest: &mut Guest) {
     for (address, lengths) in [(SERVER, [200, 60_000]), (SERVER6, [8000, 60_000])] {
         for options in lengths.iter().flat_map(|len| [format!("-l {len}"), format!("-l {len} -R")]) {
-            let output = guest.ok(&format!("iperf3 -c {address} -u -b 4M -t 1 -i 0 -J {options}"));
+            let output = run_iperf(guest, &format!("iperf3 -c {address} -u -b 4M -t 1 -i 0 -J {options}"));
             let json: serde_json::Value = serde_json::from_str(&output[output.find('{').unwrap_or(0)..])
                 .unwrap_or_else(|e| panic!("{e}: {output}"));
             let sum = &json["end"]["sum"];
@@ -132,13 +133,12 @@ fn a_hundred_streams_at_once() {
     let [mut guest] = world.guests([Vmm::UmlNew]);
     join(&mut guest);
     for (address, options) in [(SERVER, ""), (SERVER, "-R"), (SERVER6, "-R")] {
-        let output = guest.run(&format!("iperf3 -c {address} -P 100 -t 1 -i 0 {options}"), COMMAND_WITHIN);
-        assert_eq!(output.code, 0, "{}", output.output);
-        let sums: Vec<&str> = output.output.lines().filter(|line| line.starts_with("[SUM]")).collect();
+        let output = run_iperf(&mut guest, &format!("iperf3 -c {address} -P 100 -t 1 -i 0 {options}"));
+        let sums: Vec<&str> = output.lines().filter(|line| line.starts_with("[SUM]")).collect();
         println!("{address} {options}: {sums:#?}");
-        assert!(sums.iter().any(|line| line.contains("receiver")), "{}", output.output);
-        let silent = |line: &&str| line.contains("receiver") && line.contains(" 0.00 Bytes");
-        assert!(!output.output.lines().any(|line| silent(&line)), "a stream got nothing:\n{}", output.output);
+        assert!(sums.iter().any(|line| line.contains("receiver")), "{output}");
+        let silent = |line: &str| line.contains("receiver") && line.contains(" 0.00 Bytes");
+        assert!(!output.lines().any(silent), "a stream got nothing:\n{output}");
     }
     world.daemon.assert_alive();
 }
