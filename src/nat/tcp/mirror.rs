@@ -140,6 +140,8 @@ pub(super) struct Mirror {
     /// From the guest: the next byte, and the first one that it has not been told room for.
     next: Seq,
     edge: Seq,
+    /// What `next` was when the guest was last told of room, unless there is more to tell.
+    told_at: Option<Seq>,
     pending: Pending,
     /// The guest's FIN's place.
     guest_fin: Option<Seq>,
@@ -190,6 +192,7 @@ impl Mirror {
             recovers: None,
             next: Seq(0),
             edge: Seq(0),
+            told_at: None,
             pending: Pending::default(),
             guest_fin: None,
             is_ended: false,
@@ -394,7 +397,9 @@ impl Mirror {
     }
 
     fn header(&mut self, seq: Seq, flags: u8, socket: &mut impl HostSocket) -> Header {
-        self.owes_ack = false;
+        if std::mem::take(&mut self.owes_ack) {
+            self.told_at = None;
+        }
         let window = self.tell_window(socket);
         Header { seq, ack: self.next, flags, window, mss: None, scale: None }
     }

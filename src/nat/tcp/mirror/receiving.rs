@@ -132,14 +132,13 @@ impl Mirror {
     /// The window that the guest is told: the room that the kernel has, and never less than it was told before.
     pub(super) fn tell_window(&mut self, socket: &mut impl HostSocket) -> u16 {
         let scale = if self.is_scaled { SCALE } else { 0 };
+        // Data on its way to a guest that only listens says what was said last: if that was little, the kernel tells
+        // when it has more.
+        let is_known = self.told_at.replace(self.next) == Some(self.next);
         // What is kept lies within the window, so its room counts already.
-        let room = socket.room();
-        let units = if self.is_worth_telling(room) {
-            room >> scale
-        } else {
-            // What cannot be said exactly is rounded to more, since what was told cannot be taken back.
-            self.edge.since(self.next).div_ceil(1 << scale)
-        };
+        let more = (!is_known).then(|| socket.room()).filter(|room| self.is_worth_telling(*room));
+        // What cannot be said exactly is rounded to more, since what was told cannot be taken back.
+        let units = more.map_or_else(|| self.edge.since(self.next).div_ceil(1 << scale), |room| room >> scale);
         let units = units.min(u16::MAX.into());
         self.edge = self.edge.max(self.next.plus(units << scale));
         units as u16

@@ -19,6 +19,8 @@ pub(super) const ROOM: u32 = 10_000;
 pub(super) struct Kernel {
     pub(super) taken: Vec<u8>,
     pub(super) room: u32,
+    /// How often it was asked for that.
+    pub(super) asked: u32,
     pub(super) consumed: u32,
     pub(super) is_ended: bool,
 }
@@ -36,6 +38,7 @@ impl HostSocket for Kernel {
     }
 
     fn room(&mut self) -> u32 {
+        self.asked += 1;
         self.room
     }
 
@@ -73,7 +76,7 @@ pub(super) fn segment(seq: u32, ack: Option<u32>, flags: u8, window: u16, len: u
 impl Case {
     /// A guest has asked, and the kernel is at it.
     pub(super) fn connecting() -> Self {
-        let kernel = Kernel { taken: Vec::new(), room: ROOM, consumed: 0, is_ended: false };
+        let kernel = Kernel { taken: Vec::new(), room: ROOM, asked: 0, consumed: 0, is_ended: false };
         let syn = segment(ISS, None, SYN, 8000, 0);
         Self { mirror: Mirror::asked_for(&syn, Seq(OURS), 0), kernel, now: 0, window: 8000 }
     }

@@ -341,6 +341,22 @@ fn room_is_told_in_no_crumbs_and_not_taken_back() {
 }
 
 #[test]
+fn data_tells_of_room_that_the_guest_waits_for_and_does_not_ask_for_it_else() {
+    let mut case = Case::open();
+    assert_eq!((case.says(1, 1, &"-".repeat(ROOM as usize)), case.answer()), (Fate::Lives, Some((1 + ROOM, 0))));
+    let asked = case.kernel.asked;
+    for _ in 0..10 {
+        assert_eq!(case.mirror.sends(10, &mut case.kernel, 0).window, 0);
+    }
+    assert_eq!(case.kernel.asked, asked);
+    case.kernel.room = 3 * ROOM;
+    assert_eq!(case.mirror.has_room(&mut case.kernel), Fate::Lives);
+    let header = case.mirror.sends(10, &mut case.kernel, 0);
+    assert_eq!((header.ack.since(Seq(ISS)), u32::from(header.window)), (1 + ROOM, 3 * ROOM));
+    assert_eq!(case.answer(), None);
+}
+
+#[test]
 fn segments_may_overlap() {
     let mut case = Case::open();
     assert_eq!(case.says(4, 1, "defg"), Fate::Lives);
