@@ -29,6 +29,7 @@ mod networks;
 mod offloads;
 mod order;
 mod packet;
+mod policy;
 mod quiet;
 mod resolver;
 mod ring;
