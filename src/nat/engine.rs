@@ -26,9 +26,9 @@ use super::out::{Frame, Guest, Out};
 use super::packet::Packet;
 use super::policy::{Policy, Way};
 use super::sockets::Sockets;
+use super::tcp::{Connection, Surroundings, Tcp};
 pub use super::tcp::{Offer, Supply, Turnover};
-use super::tcp::{Surroundings, Tcp};
-use super::udp::Udp;
+use super::udp::{Endpoint, Udp};
 use crate::frame::ethernet::{MacAddr, be16};
 use crate::frame::ip;
 use crate::frame::offload::Offload;
@@ -422,10 +422,9 @@ impl Engine {
         self.efforts.take(each);
     }
 
-    /// A port has gone.
-    pub fn port_ended(&mut self, port: PortId) {
-        self.tcp.port_ended(port);
-        self.udp.port_ended(port);
+    /// A port has gone. Returns what it had open.
+    pub fn port_ended(&mut self, port: PortId) -> Gone {
+        let gone = Gone { connections: self.tcp.port_ended(port), endpoints: self.udp.port_ended(port) };
         self.echo.port_ended(port);
         self.limits.port_ended(port);
         self.fragments.port_ended(port);
@@ -433,6 +432,24 @@ impl Engine {
         self.noted = None;
         self.dns.port_ended(port);
         self.efforts.port_ended(port);
+        gone
+    }
+}
+
+/// What a port that has gone had open: thousands of sockets, maybe, and to close them takes long.
+#[derive(Debug)]
+#[must_use = "it is closed where it is dropped, and connections are to be broken off"]
+pub struct Gone {
+    connections: Vec<Connection>,
+    endpoints: Vec<Endpoint>,
+}
+
+impl Gone {
+    /// Closes all of it. Peers hear that connections are broken off.
+    pub fn close(self) {
+        let Self { connections, endpoints } = self;
+        connections.into_iter().for_each(Connection::break_off);
+        drop(endpoints);
     }
 }
 

@@ -77,7 +77,7 @@ impl Header {
 type Alias = (SocketAddr, SocketAddr);
 
 #[derive(Debug)]
-struct Endpoint {
+pub(super) struct Endpoint {
     guest: Guest,
     address: SocketAddr,
     carrier: Carrier,
@@ -196,9 +196,10 @@ impl Udp {
         }
     }
 
-    fn remove(&mut self, index: u32) {
+    /// Forgets an endpoint, and returns it: its socket is closed when it is dropped.
+    fn remove(&mut self, index: u32) -> Option<Box<Endpoint>> {
         let slot = &mut self.slots[index as usize];
-        let Some(endpoint) = slot.endpoint.take() else { return };
+        let endpoint = slot.endpoint.take()?;
         slot.generation = Id::next_generation(slot.generation);
         self.free.push(index);
         self.by_address.remove(&endpoint.address);
@@ -209,6 +210,7 @@ impl Udp {
                 self.used.remove(&endpoint.guest.port);
             }
         }
+        Some(endpoint)
     }
 
     /// Something has come to an endpoint, or has become of what it sent.
@@ -277,10 +279,10 @@ impl Udp {
         std::mem::take(&mut self.turnover)
     }
 
-    /// A port has gone.
-    pub(super) fn port_ended(&mut self, port: PortId) {
+    /// A port has gone. Returns its endpoints.
+    pub(super) fn port_ended(&mut self, port: PortId) -> Vec<Endpoint> {
         let its: Vec<u32> = self.used.get(&port).into_iter().flatten().map(|(_, index)| *index).collect();
-        its.into_iter().for_each(|index| self.remove(index));
+        its.into_iter().filter_map(|index| self.remove(index).map(|endpoint| *endpoint)).collect()
     }
 }
 

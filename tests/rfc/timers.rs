@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use guestwire::metrics::Counter;
 use guestwire::nat::Turnover;
+use guestwire::switch::PortId;
 
 use crate::clock::{Clock, LOCAL};
 use crate::daemon::until;
@@ -100,6 +101,25 @@ fn until_reset(stream: &TcpStream) {
 #[track_caller]
 fn assert_idle(stream: &TcpStream) {
     assert_eq!(state(stream), Err(ErrorKind::WouldBlock));
+}
+
+/// To close thousands of sockets takes long, and the engine is not to be held up by it: whoever ends a port does that
+/// when the engine is free again.
+#[test]
+fn what_a_port_that_has_gone_had_is_forgotten_first_and_then_closed() {
+    let mut clock = with_mapping();
+    let listener = clock.listener();
+    let (stream, _) = clock.ask(5001, &listener);
+    let gone = clock.engine.port_ended(PortId(1));
+    assert_eq!(clock.engine.turnover(), [Turnover { opened: 1, closed: 1 }; 2]);
+    assert_eq!(clock.bound("udp"), [5000]);
+    assert_idle(&stream);
+    // The engine goes on, and knows nothing of them.
+    clock.udp(5000, far()).unwrap();
+    assert_eq!(clock.bound("udp").len(), 2);
+    gone.close();
+    until_reset(&stream);
+    until("the former is closed", || clock.bound("udp").len() == 1);
 }
 
 pub(crate) fn tcp_established() {
