@@ -9,6 +9,7 @@ mod carrier;
 mod dns;
 mod echo;
 mod efforts;
+mod endpoints;
 mod engine;
 mod forward;
 mod fragments;
