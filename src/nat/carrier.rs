@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use super::endpoints::Endpoint;
-use super::icmp::Reason;
+use super::icmp::{QUOTE_MAX, Reason};
 use super::out::Guest;
 use super::packet::Packet;
 use super::sockets::Ticket;
@@ -23,8 +23,6 @@ use crate::sys::net::{self, Sending};
 
 /// What became of so many packets is read in one go; what is more is in the queue until something happens again.
 const LOST_MAX: usize = 64;
-/// Bytes of a packet that are read with what became of it: enough to know it by.
-const QUOTE_LEN: usize = 128;
 /// How often a packet is tried.
 const TRIES: usize = 2;
 
@@ -96,7 +94,7 @@ impl Carrier {
     /// Tells a guest what has become of the packets of an endpoint, whose this is. Returns the path's MTU, if the host
     /// has not sent one that was too long.
     pub(super) fn hear(&self, guest: Guest, endpoint: &impl Endpoint, world: &mut Surroundings<'_>) -> Option<u32> {
-        let (mut mtu, mut room) = (None, [0; QUOTE_LEN]);
+        let (mut mtu, mut room) = (None, [0; QUOTE_MAX]);
         for _ in 0..LOST_MAX {
             let lost = match errqueue::next(&self.fd, &mut room) {
                 Ok(lost) => lost,
@@ -109,7 +107,7 @@ impl Carrier {
             };
             if let Some(reason) = Reason::said(&lost)
                 && let Some((to, protocol, transport)) =
-                    endpoint.original(&lost, &room[..lost.len.min(QUOTE_LEN)], world.policy)
+                    endpoint.original(&lost, &room[..lost.len.min(QUOTE_MAX)], world.policy)
             {
                 let address = endpoint.address();
                 let packet = super::icmp::rebuild(address, to, protocol, &transport);
