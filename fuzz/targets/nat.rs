@@ -211,7 +211,7 @@ impl<'a> World<'a> {
             _ => {
                 let port = PortId(1 + u16::from(input.u8() & 1));
                 self.forwards.port_ended(port);
-                self.engine.port_ended(port);
+                self.engine.port_ended(port).close();
                 self.flows.retain(|flow| port_of(&flow.ends) != port);
                 self.forwards.port_came(port, 0, None);
             }
@@ -602,7 +602,7 @@ impl<'a> World<'a> {
     fn end(&mut self) -> (u64, u64) {
         for port in [1, 2].map(PortId) {
             self.forwards.port_ended(port);
-            self.engine.port_ended(port);
+            self.engine.port_ended(port).close();
         }
         self.streams.clear();
         self.clients.clear();

@@ -10,20 +10,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use super::icmp::Reason;
+use super::endpoints::Endpoint;
+use super::icmp::{QUOTE_MAX, Reason};
 use super::out::Guest;
 use super::packet::Packet;
 use super::sockets::Ticket;
 use super::tcp::Surroundings;
 use crate::metrics::Counter;
 use crate::ring::{Bytes, Gather};
-use crate::sys::errqueue::{self, Lost};
+use crate::sys::errqueue;
 use crate::sys::net::{self, Sending};
 
 /// What became of so many packets is read in one go; what is more is in the queue until something happens again.
 const LOST_MAX: usize = 64;
-/// Bytes of a packet that are read with what became of it: enough to know it by.
-const QUOTE_LEN: usize = 128;
 /// How often a packet is tried.
 const TRIES: usize = 2;
 
@@ -54,15 +53,14 @@ impl Carrier {
         Self { fd, _ticket: ticket, may_fragment: None }
     }
 
-    /// Sends a guest's packet to `to`. What has become of earlier ones is told to the guest, for which `original` says
-    /// what they were.
+    /// Sends a guest's packet to `to` from an endpoint, whose this is. What has become of earlier ones is told to the
+    /// guest.
     pub(super) fn send(
         &mut self,
-        guest: Guest,
+        (guest, endpoint): (Guest, &impl Endpoint),
         (load, to): (&Load<'_, '_>, &SocketAddr),
         gather: &mut Gather,
         world: &mut Surroundings<'_>,
-        original: impl Fn(&Surroundings<'_>, &Lost, &[u8]) -> Option<Original>,
     ) -> Result<(), Counter> {
         let packet = load.packet;
         self.set_fragmenting(&to.ip(), !packet.is_to_stay_whole);
@@ -72,7 +70,7 @@ impl Carrier {
             if error.kind() == io::ErrorKind::WouldBlock {
                 return Err(counter(error));
             }
-            let mtu = self.hear(guest, packet.from, world, &original);
+            let mtu = self.hear(guest, endpoint, world);
             // Of a row, some may have gone.
             if n < TRIES && mtu.is_none() && load.segment.is_none() {
                 continue;
@@ -93,16 +91,10 @@ impl Carrier {
         }
     }
 
-    /// Tells a guest, who has the address `address`, what has become of its packets. Returns the path's MTU, if the
-    /// host has not sent one that was too long.
-    pub(super) fn hear(
-        &self,
-        guest: Guest,
-        address: IpAddr,
-        world: &mut Surroundings<'_>,
-        original: impl Fn(&Surroundings<'_>, &Lost, &[u8]) -> Option<Original>,
-    ) -> Option<u32> {
-        let (mut mtu, mut room) = (None, [0; QUOTE_LEN]);
+    /// Tells a guest what has become of the packets of an endpoint, whose this is. Returns the path's MTU, if the host
+    /// has not sent one that was too long.
+    pub(super) fn hear(&self, guest: Guest, endpoint: &impl Endpoint, world: &mut Surroundings<'_>) -> Option<u32> {
+        let (mut mtu, mut room) = (None, [0; QUOTE_MAX]);
         for _ in 0..LOST_MAX {
             let lost = match errqueue::next(&self.fd, &mut room) {
                 Ok(lost) => lost,
@@ -114,8 +106,10 @@ impl Carrier {
                 continue;
             };
             if let Some(reason) = Reason::said(&lost)
-                && let Some((to, protocol, transport)) = original(world, &lost, &room[..lost.len.min(QUOTE_LEN)])
+                && let Some((to, protocol, transport)) =
+                    endpoint.original(&lost, &room[..lost.len.min(QUOTE_MAX)], world.policy)
             {
+                let address = endpoint.address();
                 let packet = super::icmp::rebuild(address, to, protocol, &transport);
                 world.report(guest, address, message.by, reason, &packet);
             }

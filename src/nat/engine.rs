@@ -16,8 +16,9 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::Settings;
 use super::dns::{self, Dns, Names};
-use super::echo::Echo;
+use super::echo::{Echo, Query};
 use super::efforts::Efforts;
+use super::endpoints::Entry;
 use super::forward::{Forwards, Porter};
 use super::fragments::Fragments;
 use super::icmp::{Limits, Reason};
@@ -26,9 +27,9 @@ use super::out::{Frame, Guest, Out};
 use super::packet::Packet;
 use super::policy::{Policy, Way};
 use super::sockets::Sockets;
+use super::tcp::{Connection, Surroundings, Tcp};
 pub use super::tcp::{Offer, Supply, Turnover};
-use super::tcp::{Surroundings, Tcp};
-use super::udp::Udp;
+use super::udp::{Source, Udp};
 use crate::frame::ethernet::{MacAddr, be16};
 use crate::frame::ip;
 use crate::frame::offload::Offload;
@@ -120,8 +121,8 @@ impl Engine {
             advertisement: settings.advertisement.clone(),
             advertise_at: if settings.advertisement.is_some() { ADVERTISE_NS } else { u64::MAX },
             tcp: Tcp::new(settings.peek_offset),
-            udp: Udp::default(),
-            echo: Echo::default(),
+            udp: Udp::new(),
+            echo: Echo::new(),
             limits: Limits::default(),
             efforts: Efforts::default(),
             fragments: Fragments::default(),
@@ -422,17 +423,36 @@ impl Engine {
         self.efforts.take(each);
     }
 
-    /// A port has gone.
-    pub fn port_ended(&mut self, port: PortId) {
-        self.tcp.port_ended(port);
-        self.udp.port_ended(port);
-        self.echo.port_ended(port);
+    /// A port has gone. Returns what it had open.
+    pub fn port_ended(&mut self, port: PortId) -> Gone {
+        let gone = Gone {
+            connections: self.tcp.port_ended(port),
+            _sources: self.udp.port_ended(port),
+            _queries: self.echo.port_ended(port),
+        };
         self.limits.port_ended(port);
         self.fragments.port_ended(port);
         self.forwards.forget(self.number, port);
         self.noted = None;
         self.dns.port_ended(port);
         self.efforts.port_ended(port);
+        gone
+    }
+}
+
+/// What a port that has gone had open: thousands of sockets, maybe, and to close them takes long.
+#[derive(Debug)]
+#[must_use = "it is closed where it is dropped, and connections are to be broken off"]
+pub struct Gone {
+    connections: Vec<Connection>,
+    _sources: Vec<Entry<Source>>,
+    _queries: Vec<Entry<Query>>,
+}
+
+impl Gone {
+    /// Closes all of it. Peers hear that connections are broken off.
+    pub fn close(self) {
+        self.connections.into_iter().for_each(Connection::break_off);
     }
 }
 

@@ -31,6 +31,8 @@ const SECOND: u64 = 1_000_000_000;
 /// RFC 4443, 2.4 c).
 const QUOTE_V4_MAX: usize = 576 - 20 - HEADER_LEN;
 const QUOTE_V6_MAX: usize = 1280 - 40 - HEADER_LEN;
+/// The longer of the two.
+pub(super) const QUOTE_MAX: usize = QUOTE_V6_MAX;
 
 /// Types of ICMP.
 const UNREACHABLE: u8 = 3;
@@ -193,7 +195,8 @@ pub(super) fn put_checksum(ends: &Ends, message: &mut [u8]) {
 }
 
 /// What a packet of a guest's began with, of which only what follows the IP header is known. It is as one that has
-/// passed as many routers as it may.
+/// passed as many routers as it may, and as long as what is known: the kernel keeps the header that a router has quoted
+/// to itself, so a packet of which the router has quoted a part only seems shorter than it was.
 pub(super) fn rebuild(from: IpAddr, to: IpAddr, protocol: u8, transport: &[u8]) -> Vec<u8> {
     // Only the IP header is used.
     let ends = Ends { mac: MacAddr([0; 6]), to_mac: MacAddr([0; 6]), from, to };

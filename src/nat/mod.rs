@@ -9,6 +9,7 @@ mod carrier;
 mod dns;
 mod echo;
 mod efforts;
+mod endpoints;
 mod engine;
 mod forward;
 mod fragments;
@@ -24,7 +25,7 @@ mod tcp;
 mod udp;
 
 pub use dns::{Names, trial as trial_of_dns};
-pub use engine::{Engine, Offer, Supply, Turnover};
+pub use engine::{Engine, Gone, Offer, Supply, Turnover};
 pub use forward::{Directory, Doors, ForwardError, Forwards, Lease};
 #[cfg(any(test, feature = "trials"))]
 pub use fragments::trial::trial as trial_of_fragments;

@@ -2,11 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
-use nix::sys::socket::{SockaddrLike, SockaddrStorage};
-
-use super::net::{set_number, to_std};
+use super::net::{receive, set_number};
 
 /// An ICMP message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,35 +54,13 @@ pub fn set_fragmenting(fd: impl AsFd, like: &IpAddr, may_fragment: bool) -> io::
     set_number(fd.as_fd(), level, name, if may_fragment { always } else { never })
 }
 
-/// Room for what the kernel says of one packet: a header, what happened, and an address.
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_LEN]);
-
-const CONTROL_LEN: usize = 128;
-
 /// Takes what is known of the next packet out of the queue, and as much of the packet as there is room for.
 ///
 /// # Errors
 /// Those of recvmsg(2): `WouldBlock` when there is nothing. `InvalidData` for what says nothing of a packet.
 pub fn next(fd: impl AsFd, room: &mut [u8]) -> io::Result<Lost> {
-    // SAFETY: all zero is an address of no family.
-    let mut address: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut control = Control([0; CONTROL_LEN]);
-    let mut iovec = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-    // SAFETY: all zero is an empty message.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_name = (&raw mut address).cast();
-    message.msg_namelen = size_of_val(&address) as libc::socklen_t;
-    (message.msg_iov, message.msg_iovlen) = (&raw mut iovec, 1);
-    (message.msg_control, message.msg_controllen) = ((&raw mut control).cast(), CONTROL_LEN);
-    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
-    // SAFETY: the kernel writes no more than there is room for in each of the three.
-    let len = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, flags) };
-    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel has written an address of the length that it says.
-    let to = unsafe { SockaddrStorage::from_raw((&raw const address).cast(), Some(message.msg_namelen)) };
-    let to = to.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
-    let (said, mtu) = said(&message).ok_or(io::ErrorKind::InvalidData)?;
+    let (len, to, said) = receive(fd.as_fd(), room, libc::MSG_ERRQUEUE, said)?;
+    let (said, mtu) = said.ok_or(io::ErrorKind::InvalidData)?;
     Ok(Lost { message: said, mtu, to, len })
 }
 

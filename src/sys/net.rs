@@ -164,11 +164,12 @@ pub(super) fn set_number(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Room for three control messages: two numbers, and an address.
+/// Room for control messages: of what is sent two numbers and an address, of what comes as many, or an error and an
+/// address.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LEN]);
 
-const CONTROL_LEN: usize = 96;
+const CONTROL_LEN: usize = 128;
 
 impl Control {
     /// Adds a message behind those that the room holds so far, and has `message` name them all.
@@ -260,6 +261,20 @@ pub struct Received {
 /// Those of recvmsg(2): also what became of a datagram that was sent before. `InvalidData` for more than there is room
 /// for.
 pub fn receive_datagrams(fd: impl AsFd, room: &mut [u8]) -> io::Result<Received> {
+    let (len, from, told) =
+        receive(fd.as_fd(), room, 0, |message| (message.msg_flags & libc::MSG_TRUNC == 0).then(|| told(message)))?;
+    let (segment, to) = told.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Received { len, from, segment, to })
+}
+
+/// Takes a message out of one of a socket's queues, which `flags` say, into `room`. Returns how many bytes there are,
+/// the address that belongs to them, and what `read` makes of the header, which names the kernel's control messages.
+pub(super) fn receive<T>(
+    fd: BorrowedFd<'_>,
+    room: &mut [u8],
+    flags: libc::c_int,
+    read: impl FnOnce(&libc::msghdr) -> T,
+) -> io::Result<(usize, SocketAddr, T)> {
     // SAFETY: all zero is an address of no family.
     let mut address: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut control = Control([0; CONTROL_LEN]);
@@ -271,19 +286,15 @@ pub fn receive_datagrams(fd: impl AsFd, room: &mut [u8]) -> io::Result<Received>
     (message.msg_iov, message.msg_iovlen) = (&raw mut iovec, 1);
     (message.msg_control, message.msg_controllen) = ((&raw mut control).cast(), CONTROL_LEN);
     // SAFETY: the kernel writes no more than there is room for in each of the three.
-    let len = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags | libc::MSG_DONTWAIT) };
     let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    if message.msg_flags & libc::MSG_TRUNC != 0 {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
     // SAFETY: the kernel has written an address of the length that it says.
-    let from = unsafe { SockaddrStorage::from_raw((&raw const address).cast(), Some(message.msg_namelen)) };
-    let from = from.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
-    let (segment, to) = told(&message);
-    Ok(Received { len, from, segment, to })
+    let address = unsafe { SockaddrStorage::from_raw((&raw const address).cast(), Some(message.msg_namelen)) };
+    let address = address.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((len, address, read(&message)))
 }
 
-pub(super) fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
+fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
 }

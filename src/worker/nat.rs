@@ -152,8 +152,11 @@ impl NatHalf {
         self.forwards.port_ended(port);
         for queue in &self.queues {
             let mut engine = queue.lock();
-            engine.port_ended(port);
+            let gone = engine.port_ended(port);
             queue.note(&mut engine);
+            // Not under the lock: other guests' frames wait for it.
+            drop(engine);
+            gone.close();
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::far::Far;
 use crate::guest::mac;
 use crate::heard::Heard;
 use crate::space::Space;
-use crate::station::with_flags;
+use crate::station::segment;
 
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 7);
@@ -143,16 +143,10 @@ impl Clock {
         &mut self,
         from: u16,
         to: SocketAddr,
-        (seq, ack): (u32, Option<u32>),
+        numbers: (u32, Option<u32>),
         flags: &str,
     ) -> Result<(), Counter> {
-        let mut tcp = with_flags(Self::to(to.ip()).tcp(from, to.port(), seq, 60_000), flags);
-        if let Some(ack) = ack {
-            tcp = tcp.ack(ack);
-        }
-        let mut frame = Vec::new();
-        tcp.write(&mut frame, b"").unwrap();
-        self.send(&frame)
+        self.send(&segment(Self::to(to.ip()), (from, to.port()), numbers, flags, b""))
     }
 
     pub(crate) fn ping(&mut self, to: Ipv4Addr) -> Result<(), Counter> {

@@ -11,7 +11,7 @@ use guestwire::sys::tap;
 use crate::daemon::PATIENCE;
 use crate::heard::Heard;
 use crate::space::Space;
-use crate::station::with_flags;
+use crate::station::segment;
 
 /// The host's address there, that of the one beyond, and that of a router in between.
 pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -57,14 +57,8 @@ impl Far {
     }
 
     /// Sends a segment from port 9 with these flags: S, F, R.
-    pub(crate) fn tcp(&mut self, to: u16, (seq, ack): (u32, Option<u32>), flags: &str, payload: &[u8]) {
-        let mut tcp = with_flags(self.from(FAR).tcp(9, to, seq, 60_000), flags);
-        if let Some(ack) = ack {
-            tcp = tcp.ack(ack);
-        }
-        let mut frame = Vec::new();
-        tcp.write(&mut frame, payload).unwrap();
-        self.send(&frame);
+    pub(crate) fn tcp(&mut self, to: u16, numbers: (u32, Option<u32>), flags: &str, payload: &[u8]) {
+        self.send(&segment(self.from(FAR), (9, to), numbers, flags, payload));
     }
 
     /// Sends an ICMP message of `from` to the host.

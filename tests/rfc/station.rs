@@ -17,11 +17,15 @@ pub(crate) struct Station {
     pub(crate) addresses: [IpAddr; 2],
 }
 
-/// Adds flags to a segment: S, F, R.
-pub(crate) fn with_flags(
-    mut tcp: PacketBuilderStep<etherparse::TcpHeader>,
+/// The frame of a segment with these flags: S, F, R.
+pub(crate) fn segment(
+    packet: PacketBuilderStep<IpHeaders>,
+    (from, to): (u16, u16),
+    (seq, ack): (u32, Option<u32>),
     flags: &str,
-) -> PacketBuilderStep<etherparse::TcpHeader> {
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut tcp = packet.tcp(from, to, seq, 60_000);
     for flag in flags.chars() {
         tcp = match flag {
             'S' => tcp.syn(),
@@ -30,7 +34,12 @@ pub(crate) fn with_flags(
             _ => panic!("{flag}"),
         };
     }
-    tcp
+    if let Some(ack) = ack {
+        tcp = tcp.ack(ack);
+    }
+    let mut frame = Vec::new();
+    tcp.write(&mut frame, payload).unwrap();
+    frame
 }
 
 impl Station {
@@ -77,20 +86,8 @@ impl Station {
     }
 
     /// Sends a segment with these flags: S, F, R.
-    pub(crate) fn tcp(
-        &mut self,
-        from: u16,
-        to: SocketAddr,
-        (seq, ack): (u32, Option<u32>),
-        flags: &str,
-        payload: &[u8],
-    ) {
-        let mut tcp = with_flags(self.to(to.ip()).tcp(from, to.port(), seq, 60_000), flags);
-        if let Some(ack) = ack {
-            tcp = tcp.ack(ack);
-        }
-        let mut frame = Vec::new();
-        tcp.write(&mut frame, payload).unwrap();
+    pub(crate) fn tcp(&mut self, from: u16, to: SocketAddr, numbers: (u32, Option<u32>), flags: &str, payload: &[u8]) {
+        let frame = segment(self.to(to.ip()), (from, to.port()), numbers, flags, payload);
         self.guest.send(&frame);
     }
 

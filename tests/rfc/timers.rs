@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use guestwire::metrics::Counter;
 use guestwire::nat::Turnover;
+use guestwire::switch::PortId;
 
 use crate::clock::{Clock, LOCAL};
 use crate::daemon::until;
@@ -69,6 +70,17 @@ pub(crate) fn udp_inbound() {
 }
 
 #[test]
+fn what_became_of_a_datagram_keeps_no_mapping() {
+    let mut clock = with_mapping();
+    let sent = clock.far.hear("the datagram", |heard| heard.to.port() == 9);
+    clock.pass(200);
+    clock.far.icmp(FAR, (3, 1), 0, &sent.frame[14..]);
+    clock.hear("the error", |heard| heard.icmp() == Some((3, 1)));
+    clock.pass(111);
+    clock.until_bound("udp", &[]);
+}
+
+#[test]
 fn the_endpoint_that_was_used_the_longest_ago_gives_way_to_one_more() {
     let mut clock = Clock::new(3);
     for port in [5000, 5001, 5002, 5000] {
@@ -100,6 +112,26 @@ fn until_reset(stream: &TcpStream) {
 #[track_caller]
 fn assert_idle(stream: &TcpStream) {
     assert_eq!(state(stream), Err(ErrorKind::WouldBlock));
+}
+
+/// To close thousands of sockets takes long, and the engine is not to be held up by it: whoever ends a port does that
+/// when the engine is free again.
+#[test]
+fn what_a_port_that_has_gone_had_is_forgotten_first_and_then_closed() {
+    let mut clock = with_mapping();
+    let listener = clock.listener();
+    let (stream, _) = clock.ask(5001, &listener);
+    clock.ping(LOCAL).unwrap();
+    let gone = clock.engine.port_ended(PortId(1));
+    assert_eq!(clock.engine.turnover(), [Turnover { opened: 1, closed: 1 }; 2]);
+    assert_eq!((clock.bound("udp"), clock.bound("icmp").len()), (vec![5000], 1));
+    assert_idle(&stream);
+    // The engine goes on, and knows nothing of them.
+    clock.udp(5000, far()).unwrap();
+    assert_eq!(clock.bound("udp").len(), 2);
+    gone.close();
+    until_reset(&stream);
+    until("the former are closed", || clock.bound("udp").len() == 1 && clock.bound("icmp").is_empty());
 }
 
 pub(crate) fn tcp_established() {

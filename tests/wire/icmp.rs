@@ -337,6 +337,15 @@ fn what_goes_nowhere_is_said_to() {
     talker.expect((OWN6, 1, 4), OWN6, &PORTS);
     talker.syn(OWN, 1);
     assert!(talker.hear().rst);
+    // What a router quotes whole is quoted whole, with its length.
+    for (to, len, headers) in [(FAR, 500, 28), (FAR6, 1100, 48)] {
+        talker.datagram(to, 64, len);
+        let quoted = talker.icmp().payload;
+        let [ip, udp] = if to == FAR { [2, 24] } else { [4, 44] };
+        let said = [ip, udp].map(|at| usize::from(u16::from_be_bytes([quoted[at], quoted[at + 1]])));
+        assert_eq!(said, [if to == FAR { headers + len } else { 8 + len }, 8 + len]);
+        assert_eq!(quoted[headers..], vec![5; len]);
+    }
     // One that went wrong costs the next one nothing, from the same socket to elsewhere.
     talker.datagram(ROUTER, 64, 20);
     talker.expect((ROUTER, 3, 3), ROUTER, &PORTS);

@@ -31,7 +31,7 @@ pub(super) struct Key {
 }
 
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(in super::super) struct Connection {
     pub(super) key: Key,
     pub(super) guest: Guest,
     pub(super) fd: OwnedFd,
@@ -109,6 +109,11 @@ impl Connection {
     pub(super) fn split<'a>(&'a mut self, gather: &'a mut Gather) -> (&'a mut Mirror, Kernel<'a>) {
         let Self { fd, mirror, peek_at, asks_for_room, .. } = self;
         (mirror, Kernel { fd, gather, peek_at, asks_for_room })
+    }
+
+    /// Ends it: the peer hears of a reset.
+    pub(in super::super) fn break_off(self) {
+        net::reset_at_close(&self.fd);
     }
 
     pub(super) fn ends(&self, gateway_mac: MacAddr) -> Ends {

@@ -52,7 +52,8 @@ use crate::ring::{Bytes, Gather};
 use crate::switch::PortId;
 use crate::sys::net;
 use crate::sys::poller::{Poller, Ready};
-use connection::{Connection, Key, bare};
+pub(super) use connection::Connection;
+use connection::{Key, bare};
 use lines::Lines;
 use mappings::Mappings;
 use mirror::{Fate, Mirror, Timer};
@@ -297,11 +298,10 @@ impl Tcp {
         Id { index, generation: slot.generation }
     }
 
-    fn remove(&mut self, id: Id) {
-        let Some(slot) = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation) else {
-            return;
-        };
-        let Some(connection) = slot.connection.take() else { return };
+    /// Forgets a connection, and returns it: its socket is closed when it is dropped.
+    fn remove(&mut self, id: Id) -> Option<Box<Connection>> {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        let connection = slot.connection.take()?;
         slot.generation = Id::next_generation(slot.generation);
         self.free.push(id.index);
         self.by_key.remove(&connection.key);
@@ -318,6 +318,7 @@ impl Tcp {
                 self.shares.remove(&connection.guest.port);
             }
         }
+        Some(connection)
     }
 
     fn segment(&mut self, id: Id, guest: Guest, segment: &Segment, bytes: &Bytes<'_>, world: &mut Surroundings<'_>) {
@@ -369,7 +370,8 @@ impl Tcp {
             share.half_open -= 1;
         }
         if is_over {
-            return self.remove(id);
+            self.remove(id);
+            return;
         }
         self.count_kept(id);
         if owes {
@@ -399,10 +401,9 @@ impl Tcp {
 
     /// The peer hears of it.
     fn break_off(&mut self, id: Id) {
-        if let Some(connection) = self.get(id) {
-            net::reset_at_close(&connection.fd);
+        if let Some(connection) = self.remove(id) {
+            connection.break_off();
         }
-        self.remove(id);
     }
 
     /// Acknowledges what has arrived since the last time.
@@ -501,16 +502,16 @@ impl Tcp {
         std::mem::take(&mut self.turnover)
     }
 
-    /// A port has gone: its connections are broken off.
-    pub(super) fn port_ended(&mut self, port: PortId) {
+    /// A port has gone. Returns its connections, which are to be broken off.
+    pub(super) fn port_ended(&mut self, port: PortId) -> Vec<Connection> {
         let is_its = |slot: &Slot| slot.connection.as_ref().is_some_and(|connection| connection.guest.port == port);
         let its: Vec<Id> = (0..)
             .zip(&self.slots)
             .filter(|(_, slot)| is_its(slot))
             .map(|(index, slot)| Id { index, generation: slot.generation })
             .collect();
-        its.into_iter().for_each(|id| self.break_off(id));
         self.lines.port_ended(port);
+        its.into_iter().filter_map(|id| self.remove(id).map(|connection| *connection)).collect()
     }
 }
 
