@@ -14,12 +14,9 @@ use crate::ring::{InPlace, PIECES_MAX, Pieces};
 /// How often the kernel asks again for a connection: one that nobody answers to is given up after more than four
 /// minutes (RFC 5382, REQ-5: the transitory timeout; RFC 9293, 3.8.3: more than three).
 const SYN_RETRIES: libc::c_int = 7;
-/// What the kernel is to have room for from the beginning, of what a connection's peer sends, in bytes. It gives a
-/// connection more room when what a program has taken away in a round trip, less what is still there, is more than ten
-/// segments, or the first window. What is peeked is still there until the guest has acknowledged it: of long segments
-/// that come in one go from far away that is too much, each time, and the room would stay what it is, 64 KiB. With this
-/// much it is not, at an MTU of 9000.
-const RECEIVE_ROOM: libc::c_int = 256 * 1024;
+/// What the kernel is to have room for from the beginning, of what a connection's peer sends, in bytes. At an MTU of
+/// 9000 it is enough for the kernel to give more by itself ([`set_receive_room`]).
+pub const RECEIVE_ROOM: u32 = 256 * 1024;
 
 /// What the kernel says of a connection's send buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,9 +110,24 @@ pub(super) fn as_mirror(fd: BorrowedFd<'_>) -> io::Result<()> {
     sockopt::set_socket_oobinline(fd, true)?;
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_keepalive(fd, true)?;
+    set_receive_room(fd, RECEIVE_ROOM)
+}
+
+/// Has the kernel have room for this many bytes of what a connection's peer sends, if that is more than it has, up to
+/// half of the host's most (`net.ipv4.tcp_rmem`).
+///
+/// It gives a connection more room by itself when what a program has taken away in a round trip, less what is still
+/// there, is more than ten segments, or the first window. What is peeked is still there until the guest has
+/// acknowledged it: of long segments, or over a long way, that is too much, each time.
+///
+/// # Errors
+/// When the descriptor is no socket.
+pub fn set_receive_room(fd: impl AsFd, bytes: u32) -> io::Result<()> {
     // Who waits for this much is given room for it, and keeps that; SO_RCVBUF would fix it for good.
-    set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, RECEIVE_ROOM)?;
-    set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
+    for least in [libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX), 1] {
+        set_number(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, least)?;
+    }
+    Ok(())
 }
 
 /// A socket for datagrams to anybody of this guest's address's family, bound to a port that stands for the guest's: the

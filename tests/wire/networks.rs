@@ -79,7 +79,7 @@ fn a_declared_port_has_its_address_and_one_vm_at_a_time() {
     let mut other = Guest::attach(&daemon.path("lab.sock"), Config::usual(2));
     introduce(&mut first, &mut other);
     let connected = |daemon: &Daemon| daemon.log().iter().filter(|line| line.contains("a VM has connected")).count();
-    assert_eq!(connected(&daemon), 2);
+    until("two are logged", || connected(&daemon) == 2);
     daemon.expect_counter(0, "tx_frames", 1);
     assert!(fs::read_to_string(daemon.path("stats")).unwrap().contains(r#""port":0,"name":"web","tx_frames""#));
     drop(first);

@@ -23,6 +23,11 @@ use crate::sys::poller::Poller;
 /// Where the checksum is in a TCP header.
 pub(super) const CHECKSUM: u16 = 16;
 
+/// The most that the kernel is asked to have room for, of what a peer sends, in bytes.
+const RECEIVE_ROOM_MAX: u32 = 8 << 20;
+/// It is asked for twice as much when the guest has taken this many times what there was room for.
+const ROOMS_TAKEN: u32 = 4;
+
 /// Which connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -43,6 +48,8 @@ pub(in super::super) struct Connection {
     pub(super) has_offset: bool,
     /// Where its next peek begins then, after what was not taken away.
     pub(super) peek_at: Option<u32>,
+    /// How much the kernel is to have room for.
+    pub(super) receive_room: ReceiveRoom,
     /// Whether the peer will send no more than what the kernel has.
     pub(super) is_last: bool,
     /// Whether it is to be told when the kernel has room again: it tells nobody who has not met with none.
@@ -61,11 +68,39 @@ pub(in super::super) struct Connection {
     pub(super) flow: u32,
 }
 
+/// Room for what the peer sends, which grows with what the guest takes: it is never more than a share of that.
+#[derive(Debug)]
+pub(super) struct ReceiveRoom {
+    /// In bytes.
+    asked: u32,
+    /// Bytes that the guest has taken since that was asked for.
+    taken: u32,
+}
+
+impl Default for ReceiveRoom {
+    fn default() -> Self {
+        Self { asked: net::RECEIVE_ROOM, taken: 0 }
+    }
+}
+
+impl ReceiveRoom {
+    /// The guest has taken so many bytes.
+    fn taken(&mut self, len: u32, fd: &OwnedFd) {
+        self.taken = self.taken.saturating_add(len);
+        if self.taken / ROOMS_TAKEN >= self.asked && self.asked < RECEIVE_ROOM_MAX {
+            *self = Self { asked: 2 * self.asked, taken: 0 };
+            // Fails for nothing that is a socket.
+            let _ = net::set_receive_room(fd, self.asked);
+        }
+    }
+}
+
 /// The kernel's connection.
 pub(super) struct Kernel<'a> {
     fd: &'a OwnedFd,
     gather: &'a mut Gather,
     peek_at: &'a mut Option<u32>,
+    receive_room: &'a mut ReceiveRoom,
     asks_for_room: &'a mut bool,
 }
 
@@ -94,6 +129,7 @@ impl HostSocket for Kernel<'_> {
                 Ok(taken) => left -= taken,
             }
         }
+        self.receive_room.taken(len, self.fd);
         // The kernel moves its mark with what is taken away.
         *self.peek_at = self.peek_at.map(|at| at.saturating_sub(len));
     }
@@ -107,8 +143,8 @@ impl HostSocket for Kernel<'_> {
 impl Connection {
     /// The mirror, and the kernel's side of it.
     pub(super) fn split<'a>(&'a mut self, gather: &'a mut Gather) -> (&'a mut Mirror, Kernel<'a>) {
-        let Self { fd, mirror, peek_at, asks_for_room, .. } = self;
-        (mirror, Kernel { fd, gather, peek_at, asks_for_room })
+        let Self { fd, mirror, peek_at, receive_room, asks_for_room, .. } = self;
+        (mirror, Kernel { fd, gather, peek_at, receive_room, asks_for_room })
     }
 
     /// Ends it: the peer hears of a reset.

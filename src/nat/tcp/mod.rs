@@ -53,7 +53,7 @@ use crate::switch::PortId;
 use crate::sys::net;
 use crate::sys::poller::{Poller, Ready};
 pub(super) use connection::Connection;
-use connection::{Key, bare};
+use connection::{Key, ReceiveRoom, bare};
 use lines::Lines;
 use mappings::Mappings;
 use mirror::{Fate, Mirror, Timer};
@@ -273,6 +273,7 @@ impl Tcp {
             mirror,
             has_offset: self.peeks.has_offset(&key),
             peek_at: None,
+            receive_room: ReceiveRoom::default(),
             is_last: false,
             asks_for_room: false,
             is_in_line: false,
