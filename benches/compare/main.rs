@@ -5,6 +5,7 @@ mod extras;
 mod filter;
 mod growth;
 mod guests;
+mod hostile;
 mod huge_pages;
 mod idle;
 mod lan;
@@ -42,11 +43,12 @@ use recorder::{Recorder, folder_of_today};
 struct Arguments {
     /// What to measure; all of it if nothing is said
     loads: Vec<Load>,
-    /// Pairs of each case [default: 7 for guests, qemu, lan and nat, 3 for idle, 2 for network, 15 for others]
+    /// Pairs of each case [default: 7 for guests, qemu, lan and nat, 5 for hostile, 3 for idle, 2 for network,
+    /// 15 for others]
     #[arg(long, value_name = "N")]
     pairs: Option<usize>,
-    /// Seconds of each case [default: 2 for packets, 5 for guests, qemu, lan and nat, 60 for idle, 1.5 to 7 for
-    /// network by its round trip, 1 for others]
+    /// Seconds of each case [default: 2 for packets, 5 for guests, qemu, lan and nat, 3 for hostile, 60 for idle, 1.5
+    /// to 7 for network by its round trip, 1 for others]
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
     /// Sizes of frames for packets, in bytes
@@ -61,7 +63,9 @@ struct Arguments {
     /// Only these cases of guests and qemu: tcp-1, tcp-4, tcp-8, udp, udp-64, round-trips; of lan: to-lan, from-lan,
     /// qemu-to-lan, qemu-from-lan; of nat: to-host-MTU-STREAMS and from-host-MTU-STREAMS (1500 or 65520;
     /// 1, 8 or 64), udp-to-host, udp-from-host, connects, round-trips; of network: RTT-LOSS-MTU and
-    /// RTT-LOSS-reorder-MTU (0.1ms, 10ms, 100ms or 500ms; 0%, 0.1% or 1%; 1500 or 9000)
+    /// RTT-LOSS-reorder-MTU (0.1ms, 10ms, 100ms or 500ms; 0%, 0.1% or 1%; 1500 or 9000); of hostile: harmless,
+    /// refused, unanswered, half-open, zero-window, never-acks, destinations, endpoints, fragments, questions, echoes,
+    /// malformed, lies
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cases: Option<Vec<String>>,
     /// For guests and qemu: both guests on core 0 and the switch on core 1 alone
@@ -91,6 +95,8 @@ enum Load {
     Nat,
     /// The same over a network that is far across and bad: the host's own TCP
     Network,
+    /// Three User Mode Linux guests behind NAT beside a fourth that is hostile: one that is silent
+    Hostile,
     /// Ports that say nothing: Open vSwitch with DPDK
     Idle,
     /// One busy pair beside idle ports, busy ports, many addresses, a flooder: guestwire itself
@@ -106,7 +112,7 @@ enum Load {
 impl Load {
     /// They are the whole machine's: memory that nobody else has meanwhile.
     fn wants_huge_pages(self) -> bool {
-        !matches!(self, Self::Lan | Self::Nat | Self::Network)
+        !matches!(self, Self::Lan | Self::Nat | Self::Network | Self::Hostile)
     }
 }
 
@@ -145,6 +151,10 @@ impl Arguments {
             Load::Network => {
                 let options = network::Options { pairs: number(2), seconds: self.seconds, cases: self.cases.clone() };
                 network::run(&options, recorder);
+            }
+            Load::Hostile => {
+                let options = hostile::Options { pairs: number(5), seconds: time(3), cases: self.cases.clone() };
+                hostile::run(&options, recorder);
             }
             Load::Idle => {
                 let options = idle::Options { pairs: number(3), seconds: time(60), ports: self.ports.clone() };

@@ -41,7 +41,7 @@ const ANSWERS_PORT: u16 = 7001;
 const CONNECTS_PORT: u16 = 7002;
 /// One that any namespace may have, and that does not pace, as Linux's own choice (CUBIC) does not: what the machine
 /// has been set to would be a part of the figures.
-const CONGESTION_CONTROL: &str = "reno";
+pub(crate) const CONGESTION_CONTROL: &str = "reno";
 /// Longer than a program takes to listen.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 /// Seconds that a measurement may take longer than it should.
@@ -289,7 +289,7 @@ impl World {
 }
 
 /// Starts a program in the server that listens on this port.
-fn serve(server: &Space, line: &str, port: u16, recorder: &mut Recorder) -> Process {
+pub(crate) fn serve(server: &Space, line: &str, port: u16, recorder: &mut Recorder) -> Process {
     let line = format!("taskset -c 1 {line}");
     recorder.command("server", &line);
     let words = server.enter();

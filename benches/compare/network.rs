@@ -226,7 +226,7 @@ impl World {
     }
 }
 
-fn run_on_core_1() {
+pub(crate) fn run_on_core_1() {
     let mut set = CpuSet::new();
     set.set(1).unwrap();
     sched_setaffinity(Pid::from_raw(0), &set).unwrap();

@@ -14,6 +14,7 @@ const METRICS: &[&str] = &[
     "rate",
     "busy",
     "received",
+    "worst",
     "to-server",
     "from-server",
     "cpu-per-gb",

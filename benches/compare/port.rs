@@ -155,12 +155,17 @@ impl Port {
     /// Puts a frame into each transmit buffer: the one that `frame` makes for its number. All are of one length.
     pub(crate) fn load(&mut self, frame: impl Fn(usize) -> Vec<u8>) {
         for slot in 0..usize::from(self.size) {
-            let (at, bytes) = (self.buffer(&self.transmit, slot), frame(slot));
-            self.memory.write(at, &[0; HEADER]);
-            self.memory.write(at + HEADER, &bytes);
-            let len = (HEADER + bytes.len()) as u32;
-            self.memory.write(self.transmit.at + 16 * slot + 8, &len.to_le_bytes());
+            self.put(slot, &[0; HEADER], &frame(slot));
         }
+    }
+
+    /// Puts a frame into a transmit buffer.
+    fn put(&self, slot: usize, header: &[u8; HEADER], frame: &[u8]) {
+        let at = self.buffer(&self.transmit, slot);
+        self.memory.write(at, header);
+        self.memory.write(at + HEADER, frame);
+        let len = (HEADER + frame.len()) as u32;
+        self.memory.write(self.transmit.at + 16 * slot + 8, &len.to_le_bytes());
     }
 
     /// Makes `count` more frames available to the device.
@@ -192,6 +197,19 @@ impl Port {
         self.send(free);
     }
 
+    /// Sends what `next` makes, headers and frames, no more than `most` frames, as far as there is room for them.
+    pub(crate) fn send_new(&mut self, most: u16, mut next: impl FnMut() -> ([u8; HEADER], Vec<u8>)) {
+        let count = (self.size - self.in_flight()).min(most);
+        for n in 0..count {
+            let (header, frame) = next();
+            self.put(usize::from(self.transmit.avail.wrapping_add(n) & (self.size - 1)), &header, &frame);
+        }
+        if count > 0 {
+            self.sent += u64::from(count);
+            self.send(count);
+        }
+    }
+
     /// Frames that the device has not given back.
     pub(crate) fn in_flight(&self) -> u16 {
         self.transmit.avail.wrapping_sub(self.memory.load(self.transmit.at + USED + 2))
@@ -208,6 +226,20 @@ impl Port {
             self.received += u64::from(count);
         }
         count
+    }
+
+    /// Receives what there is, and shows it: what one buffer has of each frame.
+    pub(crate) fn receive_and_see(&mut self, mut see: impl FnMut(&[u8])) {
+        let (used, first) = (self.receive.at + USED, self.receive.avail.wrapping_sub(self.size));
+        let count = self.memory.load(used + 2).wrapping_sub(first);
+        for n in 0..count {
+            let slot = usize::from(first.wrapping_add(n) & (self.size - 1));
+            let len = self.memory.u32(used + 4 + 8 * slot + 4) as usize;
+            let mut frame = vec![0; len.saturating_sub(HEADER)];
+            self.memory.read(self.buffer(&self.receive, slot) + HEADER, &mut frame);
+            see(&frame);
+        }
+        self.receive(count);
     }
 
     /// Receives, and returns how many frames were for this port alone, not for a group.

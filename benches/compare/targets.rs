@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::hostile;
 use crate::network;
 use crate::ratios::{Figures, Row, percentile};
 
@@ -110,11 +111,23 @@ const TARGETS: &[Target] = &[
 const FAR: Target = target("network", "", "host", "", Bound::AtLeast(0.8));
 const FAR_AND_LOST: Target = target("network", "", "host", "", Bound::AtLeast(0.6));
 
+/// What three guests are to keep beside a fourth, whatever that does, together and each; and how much memory guestwire
+/// may need then, in MiB.
+const BESIDE_HOSTILE: Target = target(hostile::LOAD, "", "", "", Bound::AtLeast(0.9));
+const MEMORY_BESIDE_HOSTILE: Target = own(hostile::LOAD, "", "", "memory", Bound::AtMost(64.0));
+
 /// The target of a row of the summary, if it has one.
 pub(crate) fn target_of(row: &Row) -> Option<&'static Target> {
     if row.load == FAR.load {
         let is_aimed_at = matches!(row.metric.as_str(), "to-server" | "from-server");
         return is_aimed_at.then_some(if network::is_hard(&row.case) { &FAR_AND_LOST } else { &FAR });
+    }
+    if row.load == hostile::LOAD {
+        return match row.metric.as_str() {
+            "received" | "worst" => Some(&BESIDE_HOSTILE),
+            "memory" => Some(&MEMORY_BESIDE_HOSTILE),
+            _ => None,
+        };
     }
     let of_row = (row.load.as_str(), row.case.as_str(), row.peer.as_str(), row.metric.as_str());
     TARGETS.iter().find(|target| (target.load, target.case, target.peer, target.metric) == of_row)

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
 mod announce;
+mod attacks;
 mod churn;
 mod daemon;
 mod dependent;
