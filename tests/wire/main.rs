@@ -38,5 +38,6 @@ mod segments;
 mod space;
 mod switching;
 mod uplinks;
+mod upload;
 mod waits;
 mod wakes;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use etherparse::{PacketBuilder, SlicedPacket, TcpHeaderSlice, TransportSlice};
+use etherparse::{PacketBuilder, SlicedPacket, TcpHeaderSlice, TcpOptionElement, TransportSlice};
 use nix::sys::resource::{Resource, getrlimit};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
@@ -23,8 +23,12 @@ pub(crate) struct Heard {
     pub(crate) remote: (Ipv4Addr, u16),
     pub(crate) to_port: u16,
     pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    /// As it stands in the header, and the scale of those that follow, if the segment says one.
+    pub(crate) window: u16,
+    pub(crate) scale: Option<u8>,
     pub(crate) syn: bool,
-    fin: bool,
+    pub(crate) fin: bool,
     pub(crate) rst: bool,
     pub(crate) payload: Vec<u8>,
 }
@@ -102,6 +106,12 @@ impl Talker {
                 remote: (from.into(), header.source_port()),
                 to_port: header.destination_port(),
                 seq: header.sequence_number(),
+                ack: header.acknowledgment_number(),
+                window: header.window_size(),
+                scale: header.options_iterator().find_map(|option| match option {
+                    Ok(TcpOptionElement::WindowScale(scale)) => Some(scale),
+                    _ => None,
+                }),
                 syn: header.syn(),
                 fin: header.fin(),
                 rst: header.rst(),
@@ -206,6 +216,27 @@ fn ten_thousand_short_connections_come_and_go() {
     until("all have ended", || open(&daemon, "tcp") == 0);
     assert_eq!(daemon.counters(UPLINK)["tcp_opened"], COUNT as u64);
     until("no socket is left", || in_use(&host, "TCP:") == 0);
+    daemon.assert_alive();
+}
+
+#[test]
+fn who_is_silent_hears_at_once_that_the_other_side_has_ended() {
+    let (mut daemon, _host, machine) = world(&[]);
+    let listener = machine.run(|| TcpListener::bind("10.7.0.2:4000").unwrap());
+    let mut talker = Talker::new(&daemon, 1);
+    talker.tcp(1000, (Ipv4Addr::new(10, 7, 0, 2), 4000), (7, None), "S", b"");
+    let heard = talker.hear();
+    talker.tcp(1000, heard.remote, (8, Some(heard.seq + 1)), "", b"");
+    let (stream, _) = listener.accept().unwrap();
+    talker.tcp(1000, heard.remote, (8, Some(heard.seq + 1)), "F", b"");
+    // Until nobody polls any more for what the guest might say, and nothing is due.
+    std::thread::sleep(Duration::from_millis(1500));
+    while let Some(heard) = talker.poll_tcp() {
+        assert!(!heard.fin, "{heard:?}");
+    }
+    drop(stream);
+    let fin = talker.hear();
+    assert!(fin.fin, "{fin:?}");
     daemon.assert_alive();
 }
 
