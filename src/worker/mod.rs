@@ -249,15 +249,17 @@ impl Worker {
                 turns.charge(&mut port.account, ns);
             }
         };
-        let frames = match (reader, nat) {
-            (Some(reader), _) => reader.turn(forwarder, *now_ns),
-            (None, Some(nat)) => nat.turn(forwarder, *now_ns, charge),
+        // Looking for more may have made what no descriptor tells of: the end of a connection.
+        let (frames, has_more) = match (reader, nat) {
+            (Some(reader), _) => (reader.turn(forwarder, *now_ns), false),
+            (None, Some(nat)) => (nat.turn(forwarder, *now_ns, charge), nat.has_any()),
             (None, None) => return,
-        } as u64;
-        self.reads_on = frames > 0;
-        self.worked |= self.reads_on;
-        WorkerCounters::add(&self.counters.packets, frames);
-        WorkerCounters::add(&self.counters.batches, u64::from(self.reads_on));
+        };
+        let has_read = frames > 0;
+        self.reads_on = has_read || has_more;
+        self.worked |= has_read;
+        WorkerCounters::add(&self.counters.packets, frames as u64);
+        WorkerCounters::add(&self.counters.batches, u64::from(has_read));
         self.stop_faulted();
     }
 

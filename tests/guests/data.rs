@@ -30,8 +30,12 @@ pub(crate) fn echo_of(machine: &Space, address: &str, bytes: usize, begin: impl 
     let mut stream = accept(&listener);
     let start = Instant::now();
     let mut out = stream.try_clone().unwrap();
-    let sender = std::thread::spawn(move || send_random(&mut out, bytes));
-    let received = receive(&mut stream);
+    let sender = std::thread::spawn(move || {
+        let sent = write_random(&mut out, bytes);
+        out.shutdown(Shutdown::Write).unwrap();
+        sent
+    });
+    let received = sha256(&mut stream);
     assert_eq!(received, (sender.join().unwrap(), bytes), "data has changed on its way there and back");
     start.elapsed()
 }
@@ -45,8 +49,8 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// Sends so many bytes that are the same each time and repeat nowhere near, and then no more; their SHA-256.
-fn send_random(stream: &mut TcpStream, bytes: usize) -> String {
+/// Writes so many bytes that are the same each time and repeat nowhere near; their SHA-256.
+pub(crate) fn write_random(out: &mut impl Write, bytes: usize) -> String {
     let (mut hash, mut state, mut chunk) = (Sha256::new(), 0x9e37_79b9_7f4a_7c15_u64, vec![0; CHUNK]);
     let mut left = bytes;
     while left > 0 {
@@ -58,22 +62,22 @@ fn send_random(stream: &mut TcpStream, bytes: usize) -> String {
         }
         let part = &chunk[..left.min(CHUNK)];
         hash.update(part);
-        stream.write_all(part).unwrap();
+        out.write_all(part).unwrap();
         left -= part.len();
     }
-    stream.shutdown(Shutdown::Write).unwrap();
     hex(hash)
 }
 
-fn receive(stream: &mut TcpStream) -> (String, usize) {
+/// The SHA-256 of all that there is to read, and how many bytes that are.
+pub(crate) fn sha256(input: &mut impl Read) -> (String, usize) {
     let (mut hash, mut len, mut chunk) = (Sha256::new(), 0, vec![0; CHUNK]);
-    while let read @ 1.. = stream.read(&mut chunk).unwrap() {
+    while let read @ 1.. = input.read(&mut chunk).unwrap() {
         hash.update(&chunk[..read]);
         len += read;
     }
     (hex(hash), len)
 }
 
-fn hex(hash: Sha256) -> String {
+pub(crate) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

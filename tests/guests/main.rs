@@ -29,6 +29,7 @@ mod segment;
 #[path = "../uplink/space.rs"]
 mod space;
 mod traffic;
+mod web;
 
 use std::sync::{Condvar, Mutex, PoisonError};
 

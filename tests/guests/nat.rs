@@ -12,18 +12,18 @@ use crate::space::Space;
 use crate::traffic::run_iperf;
 
 const GATEWAY: &str = "10.0.2.1";
-const SERVER: &str = "10.7.0.2";
-const SERVER6: &str = "fd07::2";
+pub(crate) const SERVER: &str = "10.7.0.2";
+pub(crate) const SERVER6: &str = "fd07::2";
 /// Emulated processors are slow.
 const DATA_WITHIN: Duration = Duration::from_secs(160);
 /// Set for guestwire: it takes the kernel for one that has no SO_PEEK_OFF.
 const NO_PEEK_OFFSET: &str = "GUESTWIRE_NO_PEEK_OFFSET=1";
 
 /// The host, and a machine beyond it.
-struct World {
-    lab: Lab,
-    daemon: Daemon,
-    server: Space,
+pub(crate) struct World {
+    pub(crate) lab: Lab,
+    pub(crate) daemon: Daemon,
+    pub(crate) server: Space,
     /// The host, which has to stay, and programs of the machine.
     _host: Space,
     _programs: Vec<Program>,
@@ -31,7 +31,7 @@ struct World {
 
 impl World {
     /// With guestwire run by a further command, with further options.
-    fn new(under: &[&str], options: &[&str]) -> Self {
+    pub(crate) fn new(under: &[&str], options: &[&str]) -> Self {
         let [host, server] = [Space::new(), Space::new()];
         let lab = Lab::prepared();
         host.cable("eth0", &server, "eth0");
@@ -66,7 +66,7 @@ impl World {
 }
 
 /// Has a guest get its addresses. Returns those that others know it by.
-fn join(guest: &mut Guest) -> [String; 2] {
+pub(crate) fn join(guest: &mut Guest) -> [String; 2] {
     [get_lease(guest), unique_local(guest)]
 }
 

@@ -191,8 +191,8 @@ make_trees() {
     if [[ $goal != demo ]]; then
         closure_of "$base_suite" qemu-system-x86 ipxe-qemu user-mode-linux | make_tree "$base_suite" "$base_suite"
         closure_of "$new_suite" qemu-system-x86 ipxe-qemu user-mode-linux | make_tree "$new_suite" "$new_suite"
-        closure_of "$base_suite" busybox-static dnsmasq-base isc-dhcp-client dhcpcd-base iperf3 iputils-ping tcpdump nftables libgcc-s1 |
-            make_tree lan "$base_suite"
+        closure_of "$base_suite" busybox-static dnsmasq-base isc-dhcp-client dhcpcd-base iperf3 iputils-ping tcpdump nftables libgcc-s1 \
+            curl nginx openssl | make_tree lan "$base_suite"
     fi
     if [[ $goal == bench ]]; then
         closure_of "$base_suite" dpdk-dev openvswitch-switch-dpdk | make_tree peers "$base_suite"
@@ -268,6 +268,11 @@ fill_clients() {
     printf '%s\n' 'root:x:0:' 'dhcpcd:x:100:' >"$root/etc/group"
 }
 
+# A program that fetches by HTTPS. Its libraries are large, which an emulated processor unpacks slowly.
+fill_web() {
+    copy_programs "$cache/lan" usr/bin/curl "$1"
+}
+
 # What a machine that routes has besides.
 fill_router() {
     copy_programs "$cache/guest" sbin/tc "$1"
@@ -303,6 +308,9 @@ make_initramfs() {
         join guest-uml-base modules-uml-base clients
         tree=$new_suite archive modules-uml-new fill_modules "$cache/$new_suite/usr/lib/uml/modules" "${new_uml_modules[@]}"
         join guest-uml-new modules-uml-new clients
+        tree=lan archive web fill_web
+        join guest-web modules-kernel web
+        join guest-uml-web modules-uml-new web
         tree=guest archive router fill_router
         tree=$new_suite archive modules-router fill_modules "$cache/$new_suite/usr/lib/uml/modules" "${router_modules[@]}"
         join guest-router modules-uml-new router modules-router
@@ -358,7 +366,7 @@ merge_lib() {
 peer_programs=(usr/bin/dpdk-testpmd usr/bin/ovs-vsctl usr/bin/ovs-appctl usr/bin/ovsdb-tool usr/sbin/ovsdb-server
     usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk)
 # What the tests run in network namespaces of their own.
-lan_programs=(bin/busybox bin/ping usr/bin/iperf3 usr/bin/tcpdump usr/sbin/dnsmasq usr/sbin/nft)
+lan_programs=(bin/busybox bin/ping usr/bin/iperf3 usr/bin/openssl usr/bin/tcpdump usr/sbin/dnsmasq usr/sbin/nft usr/sbin/nginx)
 
 make_launchers() {
     local suite program
@@ -435,6 +443,7 @@ write_env() {
                 UML_61 "$uml_61" UML_61_INITRD "$uml_61_initrd" \
                 UML_NEW "$cache/bin/$new_suite/linux.uml" UML_NEW_INITRD "$cache/guest-uml-new.cpio.gz" \
                 ROUTER_INITRD "$cache/guest-router.cpio.gz" \
+                WEB_INITRD "$cache/guest-web.cpio.gz" UML_WEB_INITRD "$cache/guest-uml-web.cpio.gz" \
                 CLIENTS_INITRD "$cache/guest-clients.cpio.gz" NET_BIN "$cache/bin/lan"
         fi
         if [[ $goal == bench ]]; then

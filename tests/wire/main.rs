@@ -40,5 +40,6 @@ mod segments;
 mod space;
 mod switching;
 mod uplinks;
+mod upload;
 mod waits;
 mod wakes;
