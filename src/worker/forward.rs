@@ -61,6 +61,8 @@ struct Plan {
     worker: usize,
     /// When, in nanoseconds.
     now_ns: u64,
+    /// Whether receivers are told later.
+    has_more: bool,
 }
 
 impl Plan {
@@ -119,6 +121,7 @@ impl Forwarder {
             from: PortId(0),
             worker,
             now_ns: 0,
+            has_more: false,
         };
         let (receivers, workshop) = (Vec::new(), Workshop::default());
         Self { network, receivers, version: 0, plan, workshop, request: Vec::new(), answers: Vec::new() }
@@ -168,7 +171,7 @@ impl Forwarder {
         let Waiting { burst, judged, receiver, left, since_ns } = waiting;
         // Only an uplink asks where frames are from and when, and nothing waits for one.
         let Plan { from, worker, .. } = self.plan;
-        let delivery = Delivery { burst, judged, from, worker, now_ns, may_wait: !is_last };
+        let delivery = Delivery { burst, judged, from, worker, now_ns, may_wait: !is_last, has_more: false };
         let before = std::mem::replace(left, receiver.give(&delivery, *left, &mut self.workshop));
         let ended = before != *left;
         if ended {
@@ -195,6 +198,11 @@ impl Forwarder {
         // First the version: a port that comes in between is seen now or the next time.
         self.version = self.network.version();
         self.receivers = self.network.receivers();
+    }
+
+    /// From now on guests are told of their frames at once, or, with `has_more`, by whoever has more for them.
+    pub(super) fn set_more(&mut self, has_more: bool) {
+        self.plan.has_more = has_more;
     }
 
     /// The guest of a port.
@@ -290,8 +298,10 @@ impl Forwarder {
         }
         let Some(Some(receiver)) = self.receivers.get(to) else { return 0 };
         let may_wait = waits_for.map(usize::from) == Some(to);
-        let Plan { ref judged, from, worker, now_ns, .. } = self.plan;
-        let delivery = Delivery { burst, judged, from, worker, now_ns, may_wait };
+        let Plan { ref judged, from, worker, now_ns, has_more, .. } = self.plan;
+        // Nobody else would tell all the others.
+        let has_more = has_more && flooded == 0;
+        let delivery = Delivery { burst, judged, from, worker, now_ns, may_wait, has_more };
         receiver.give(&delivery, wanted, &mut self.workshop)
     }
 }

@@ -172,6 +172,8 @@ pub(super) struct NatReader {
     sender: Sender,
     burst: PrivateBurst,
     in_place: InPlace,
+    /// Whose guests are still to be told of frames.
+    untold: Vec<PortId>,
 }
 
 impl NatReader {
@@ -179,7 +181,15 @@ impl NatReader {
     pub(super) fn new(half: Arc<NatHalf>, worker: usize, index: usize) -> Option<Self> {
         let mut sender = Sender::new(half.queues.get(worker)?.shared.clone(), Origin::Uplink, None);
         sender.sends = SENDS;
-        Some(Self { half, worker, index, sender, burst: PrivateBurst::default(), in_place: InPlace::default() })
+        Some(Self {
+            half,
+            worker,
+            index,
+            sender,
+            burst: PrivateBurst::default(),
+            in_place: InPlace::default(),
+            untold: Vec::new(),
+        })
     }
 
     /// Watches the engine.
@@ -243,14 +253,24 @@ impl NatReader {
         count
     }
 
-    /// Forwards connections' data.
+    /// Forwards connections' data. Guests are told of all that they got in one go, and interrupted once.
     fn data(&mut self, engine: &mut Engine, forwarder: &mut Forwarder, now_ns: u64) -> usize {
         let (mut frames, mut bytes) = (0, 0);
+        forwarder.set_more(true);
         while frames < DATA_FRAMES_MAX && bytes < DATA_BYTES_MAX {
             let Some(offer) = engine.offer(now_ns) else { break };
             let len = self.one(engine, &offer, forwarder, now_ns);
             frames += usize::from(len > 0);
+            if len > 0 && !self.untold.contains(&offer.port) {
+                self.untold.push(offer.port);
+            }
             bytes += len.max(ROOM_MIN);
+        }
+        forwarder.set_more(false);
+        for port in self.untold.drain(..) {
+            if let Some(guest) = forwarder.guest(port) {
+                guest.tell();
+            }
         }
         self.in_place.release();
         frames

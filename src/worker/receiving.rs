@@ -36,6 +36,8 @@ pub(super) struct Delivery<'a> {
     pub(super) now_ns: u64,
     /// Those that find no room are not dropped.
     pub(super) may_wait: bool,
+    /// The guest is not told yet: more comes, and whoever brings it tells ([`ReceivingHalf::tell`]).
+    pub(super) has_more: bool,
 }
 
 impl Delivery<'_> {
@@ -216,7 +218,7 @@ impl ReceivingHalf {
         frames: u32,
         workshop: &mut Workshop,
     ) -> u32 {
-        let Delivery { burst, judged, may_wait, .. } = *delivery;
+        let Delivery { burst, judged, may_wait, has_more, .. } = *delivery;
         let counters = &self.shared.counters.giver;
         let Place::Ring(ring) = &mut receiving.rings[pair] else {
             counters.add(Counter::DropRxFault, u64::from(frames.count_ones()));
@@ -257,10 +259,22 @@ impl ReceivingHalf {
             tally.fault += u64::from(left.count_ones());
             left = 0;
         }
-        tally.calls = ring.flush();
+        if !has_more {
+            tally.calls = ring.flush();
+        }
         tally.count(counters);
         self.close_if_it_lied(receiving, pair, tally.lie);
         left
+    }
+
+    /// Tells the guest of all that it was given and not told of.
+    pub(super) fn tell(&self) {
+        let mut receiving = self.lock();
+        for place in &mut receiving.rings {
+            if let Place::Ring(ring) = place {
+                self.shared.counters.giver.add_any(Counter::Calls, ring.flush());
+            }
+        }
     }
 }
 

@@ -241,6 +241,28 @@ fn who_is_silent_hears_at_once_that_the_other_side_has_ended() {
 }
 
 #[test]
+fn a_question_is_acknowledged_with_its_answer_or_a_moment_later() {
+    const TRIES: u16 = 50;
+    let (mut daemon, _host, machine) = world(&[]);
+    serve(&machine, b"answer");
+    let mute = machine.run(|| TcpListener::bind("0.0.0.0:4001").unwrap());
+    let mut talker = Talker::new(&daemon, 1);
+    let mut ask = |from, port| {
+        let to = (Ipv4Addr::new(10, 7, 0, 2), port);
+        talker.tcp(from, to, (7, None), "S", b"");
+        let heard = std::iter::repeat_with(|| talker.hear()).find(|heard| heard.syn).unwrap();
+        talker.tcp(from, to, (8, Some(heard.seq + 1)), "", b"ask!");
+        talker.hear()
+    };
+    // A machine that is busy takes its time for the answer.
+    assert!((0..TRIES).any(|n| ask(1000 + n, 4000).payload == b"answer"), "each was acknowledged before");
+    // It says nothing.
+    assert!(ask(2000, 4001).payload.is_empty());
+    drop(mute);
+    daemon.assert_alive();
+}
+
+#[test]
 fn twenty_thousand_idle_connections_are_there_and_cost_nothing() {
     let count = at_most(20_000);
     let (mut daemon, host, machine) = world(&[]);

@@ -58,6 +58,8 @@ pub(in super::super) struct Connection {
     pub(super) is_in_line: bool,
     /// Whether it is among those that owe their guest an acknowledgement.
     pub(super) owes: bool,
+    /// Until when its acknowledgement may wait, while it is among those whose does ([`super::acks`]).
+    pub(super) ack_due: Option<u64>,
     /// What it has kept, as far as that is counted.
     pub(super) kept: usize,
     /// Whether it counts as half open.

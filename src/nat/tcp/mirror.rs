@@ -58,6 +58,8 @@ const PROBES_MAX: u8 = 8;
 const CORRECT_NS: u64 = SECOND / 2;
 /// Equal acknowledgements that mean that a segment was lost (RFC 5681, 3.2).
 const EQUAL_ACKS: u8 = 3;
+/// What is no longer may be acknowledged a moment later: less than a full segment on any usual network.
+const SMALL_MAX: usize = 1024;
 /// Our windows are in units of 2^8 bytes: up to 16 MiB.
 const SCALE: u8 = 8;
 /// The segment size of a guest that does not say one (RFC 9293, 3.7.1).
@@ -151,6 +153,8 @@ pub(super) struct Mirror {
     is_scaled: bool,
     /// Whether the guest is to hear what has arrived.
     pub(super) owes_ack: bool,
+    /// Whether that may wait for a moment, for data that it could go with.
+    pub(super) ack_may_wait: bool,
     /// Whether the kernel may have something for the guest.
     pub(super) is_readable: bool,
     retries: u8,
@@ -198,6 +202,7 @@ impl Mirror {
             is_ended: false,
             is_scaled: true,
             owes_ack: false,
+            ack_may_wait: false,
             is_readable: false,
             retries: 0,
             round_trips: RoundTrips::new(),
@@ -344,7 +349,8 @@ impl Mirror {
                 let (una, phase) = (self.max, Phase::Open);
                 self.round_trips.acknowledged(una, now);
                 self.meet(segment);
-                (self.una, self.phase, self.owes_ack) = (una, phase, true);
+                (self.una, self.phase) = (una, phase);
+                self.owe();
                 self.window_by = (segment.seq, una);
                 (self.retry_at, self.retries, self.heard_at) = (None, 0, now);
                 self.is_readable = true;
@@ -360,7 +366,7 @@ impl Mirror {
     fn correct(&mut self, segment: &Segment, now: u64) {
         let brings_nothing = segment.payload.is_empty() && !segment.has(SYN | FIN);
         if !brings_nothing || now >= self.corrects_at {
-            self.owes_ack = true;
+            self.owe();
             self.corrects_at = now + CORRECT_NS;
         }
     }
@@ -372,8 +378,15 @@ impl Mirror {
         }
         // It has used all its room, maybe, and some of that is lost.
         let is_inside = !segment.seq.is_before(self.next) && !self.edge.is_before(segment.seq);
-        self.owes_ack |= is_inside;
+        if is_inside {
+            self.owe();
+        }
         Fate::Lives
+    }
+
+    /// The guest is to hear now what has arrived.
+    fn owe(&mut self) {
+        (self.owes_ack, self.ack_may_wait) = (true, false);
     }
 
     /// An acknowledgement of all that has arrived.
@@ -400,6 +413,7 @@ impl Mirror {
         if std::mem::take(&mut self.owes_ack) {
             self.told_at = None;
         }
+        self.ack_may_wait = false;
         let window = self.tell_window(socket);
         Header { seq, ack: self.next, flags, window, mss: None, scale: None }
     }

@@ -9,12 +9,15 @@
 //! A connection whose guest has no room waits for the guest's acknowledgement, one whose socket is empty for the
 //! socket.
 //!
+//! What is small is acknowledged a moment later, or with what is said to the guest meanwhile ([`acks`]).
+//!
 //! When something is due is in a sorted set, once for each connection; what is due later than it says goes back in.
 //!
 //! Bounds: [`PER_GUEST_MAX`] connections for a guest, [`HALF_OPEN_MAX`] of them half open, [`CONNECTIONS_MAX`] for all;
 //! [`KEPT_PER_GUEST_MAX`] bytes of a guest's that cannot be passed on yet.
 
 mod accept;
+mod acks;
 mod connection;
 mod lines;
 mod mappings;
@@ -52,6 +55,7 @@ use crate::ring::{Bytes, Gather};
 use crate::switch::PortId;
 use crate::sys::net;
 use crate::sys::poller::{Poller, Ready};
+use acks::WaitingAcks;
 pub(super) use connection::Connection;
 use connection::{Key, ReceiveRoom, bare};
 use lines::Lines;
@@ -119,6 +123,7 @@ pub(super) struct Tcp {
     mappings: Mappings,
     lines: Lines,
     owing: Vec<Id>,
+    waiting_acks: WaitingAcks,
     due: BTreeSet<(u64, Id)>,
     gather: Gather,
     peeks: Peeks,
@@ -136,6 +141,7 @@ impl Tcp {
             mappings: Mappings::default(),
             lines: Lines::default(),
             owing: Vec::new(),
+            waiting_acks: WaitingAcks::default(),
             due: BTreeSet::new(),
             gather: Gather::default(),
             peeks: Peeks::new(peek_offset),
@@ -278,6 +284,7 @@ impl Tcp {
             asks_for_room: false,
             is_in_line: false,
             owes: false,
+            ack_due: None,
             due_in_set: u64::MAX,
             kept: 0,
             is_half_open: true,
@@ -407,27 +414,6 @@ impl Tcp {
         }
     }
 
-    /// Acknowledges what has arrived since the last time.
-    pub(super) fn acknowledge(&mut self, world: &mut Surroundings<'_>) {
-        let (mut owing, mut gather) = (std::mem::take(&mut self.owing), std::mem::take(&mut self.gather));
-        for id in owing.drain(..) {
-            let Some(connection) = self.get(id) else { continue };
-            connection.owes = false;
-            // It may have been told with data meanwhile.
-            if connection.mirror.owes_ack {
-                let (key, ends) = (connection.key, connection.ends(world.gateway_mac));
-                let (mirror, mut kernel) = connection.split(&mut gather);
-                let header = mirror.acknowledge(&mut kernel);
-                bare(&key, &ends, &header, world.out);
-                connection.ask_for_room(id, world.poller);
-            }
-            if connection.mirror.is_done() {
-                self.remove(id);
-            }
-        }
-        (self.owing, self.gather) = (owing, gather);
-    }
-
     /// Something has happened to a connection's socket.
     pub(super) fn event(&mut self, id: Id, ready: Ready, world: &mut Surroundings<'_>) {
         let mut gather = std::mem::take(&mut self.gather);
@@ -495,7 +481,7 @@ impl Tcp {
 
     /// When something is due next.
     pub(super) fn due(&self) -> Option<u64> {
-        self.due.first().map(|(due, _)| *due)
+        self.due.first().map(|(due, _)| *due).into_iter().chain(self.waiting_acks.due()).min()
     }
 
     /// How many connections there have been since this was last asked.

@@ -188,9 +188,16 @@ impl Tcp {
             Err(_) => return Err(Fate::Failed),
         };
         connection.peek_at = Some(wanted.skip + len as u32);
+        // If that was all, the kernel tells of more; but of the end it may have told already.
+        connection.mirror.is_readable = len == most;
+        let is_end = connection.is_last && len < most;
         let key = connection.key;
         let (mirror, mut kernel) = connection.split(gather);
-        let header = mirror.sends(len as u32, &mut kernel, world.now);
+        let header = if is_end {
+            mirror.sends_last(len as u32, &mut kernel, world.now)
+        } else {
+            mirror.sends(len as u32, &mut kernel, world.now)
+        };
         Ok(put_header(&key, &ends, &header, in_place, len, mss))
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::super::seq::Seq;
 use super::super::segment::{FIN, Segment};
-use super::{Fate, HostSocket, Mirror, Phase, SCALE};
+use super::{Fate, HostSocket, Mirror, Phase, SCALE, SMALL_MAX};
 use crate::ring::Bytes;
 
 /// More room is told in steps of a segment, or of this at the most. It is less than the least that the kernel has when
@@ -31,7 +31,10 @@ impl Mirror {
             }
             return self.fate();
         }
-        self.owes_ack = true;
+        // The first small one after an acknowledgement, of those that come in order (RFC 9293, 3.8.6.3).
+        let is_small = segment.payload.len() <= SMALL_MAX;
+        let may_wait = is_small && !self.owes_ack && at == self.next;
+        self.owe();
         self.note_fin(segment, ends_at);
         if at.is_before(self.next) {
             let known = (self.next.since(at) as usize).min(part.len());
@@ -57,6 +60,8 @@ impl Mirror {
         }
         if !part.is_empty() {
             self.keep(at, bytes, part);
+        } else if self.pending.end().is_none() {
+            self.ack_may_wait = may_wait;
         }
         self.pass_on(socket)
     }
@@ -88,7 +93,9 @@ impl Mirror {
             };
             self.pending.advance(taken);
             self.next = self.next.plus(taken as u32);
-            self.owes_ack |= taken > 0;
+            if taken > 0 {
+                self.owe();
+            }
             if taken < len {
                 break;
             }
@@ -119,7 +126,9 @@ impl Mirror {
         let fate = self.pass_on(socket);
         let room = socket.room();
         let is_much = self.is_worth_telling(room) && room / 2 >= self.edge.since(self.next);
-        self.owes_ack |= self.phase == Phase::Open && self.guest_fin.is_none() && is_much;
+        if self.phase == Phase::Open && self.guest_fin.is_none() && is_much {
+            self.owe();
+        }
         fate
     }
 

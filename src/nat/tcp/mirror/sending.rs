@@ -100,6 +100,15 @@ impl Mirror {
         self.header(seq, ACK | PSH, socket)
     }
 
+    /// The same for the last bytes that there are: that they are the last goes with them.
+    pub(in super::super) fn sends_last(&mut self, len: u32, socket: &mut impl HostSocket, now: u64) -> Header {
+        let Header { seq, ack, flags, window, mss, scale } = self.sends(len, socket, now);
+        self.fin = Some(self.nxt);
+        self.nxt = self.nxt.plus(1);
+        self.note_sent(now);
+        Header { seq, ack, flags: flags | FIN, window, mss, scale }
+    }
+
     /// The kernel has nothing more for the guest, and never will. Returns what tells it.
     pub(in super::super) fn ends(&mut self, socket: &mut impl HostSocket, now: u64) -> Header {
         let seq = self.nxt;

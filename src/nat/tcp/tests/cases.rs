@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use super::super::mirror::{Fate, HostSocket, Mirror, Timer};
-use super::super::segment::{ACK, FIN, RST, SYN, Segment};
+use super::super::segment::{ACK, FIN, PSH, RST, SYN, Segment};
 use super::case::{Case, HOUR, ISS, OURS, ROOM, segment};
 use super::{SECOND, Seq};
 use crate::ring::Bytes;
@@ -354,6 +354,47 @@ fn data_tells_of_room_that_the_guest_waits_for_and_does_not_ask_for_it_else() {
     let header = case.mirror.sends(10, &mut case.kernel, 0);
     assert_eq!((header.ack.since(Seq(ISS)), u32::from(header.window)), (1 + ROOM, 3 * ROOM));
     assert_eq!(case.answer(), None);
+}
+
+#[test]
+fn the_first_small_segment_may_wait_for_its_acknowledgement() {
+    let mut case = Case::open();
+    let may_wait = |case: &Case| (case.mirror.owes_ack, case.mirror.ack_may_wait);
+    assert_eq!((case.says(1, 1, "a"), may_wait(&case)), (Fate::Lives, (true, true)));
+    // Not the second.
+    assert_eq!((case.says(2, 1, "b"), may_wait(&case)), (Fate::Lives, (true, false)));
+    case.sends(10);
+    assert_eq!((case.says(3, 1, "c"), may_wait(&case)), (Fate::Lives, (true, true)));
+    case.sends(10);
+    // Nor what is long, has come before, leaves a gap, fills one, or finds no room.
+    assert_eq!((case.says(4, 1, &"-".repeat(1025)), may_wait(&case)), (Fate::Lives, (true, false)));
+    assert!(case.answer().is_some());
+    for (seq, text) in [(1000, "-"), (1030, "-"), (1029, "-")] {
+        assert_eq!((case.says(seq, 1, text), may_wait(&case)), (Fate::Lives, (true, false)), "{seq}");
+        assert!(case.answer().is_some());
+    }
+    case.kernel.room = 0;
+    assert_eq!((case.says(1031, 1, "-"), may_wait(&case)), (Fate::Lives, (true, false)));
+    case.kernel.room = ROOM;
+    assert_eq!(case.mirror.has_room(&mut case.kernel), Fate::Lives);
+    assert!(case.answer().is_some());
+    assert_eq!((case.flags(1032, 1, FIN, "-"), may_wait(&case)), (Fate::Lives, (true, true)));
+}
+
+#[test]
+fn the_last_bytes_say_that_they_are_the_last() {
+    let mut case = Case::open();
+    let header = case.mirror.sends_last(10, &mut case.kernel, 0);
+    assert_eq!((header.seq, header.flags), (Seq(OURS + 1), ACK | PSH | FIN));
+    assert_eq!((case.wanted(), case.mirror.inside().nxt), (None, Seq(OURS + 12)));
+    // They are lost: all of it comes again, in one or apart.
+    for _ in 0..3 {
+        assert_eq!(case.says(1, 1, ""), Fate::Lives);
+    }
+    assert_eq!(case.wanted(), Some((0, 8000)));
+    assert_eq!((case.sends(10), case.mirror.ends_again(), case.ends()), (1, true, 11));
+    assert_eq!((case.says(1, 12, ""), case.kernel.consumed), (Fate::Lives, 10));
+    assert!(case.mirror.inside().fin_is_acknowledged);
 }
 
 #[test]

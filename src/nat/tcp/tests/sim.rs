@@ -336,16 +336,24 @@ impl World {
             }
             Err(_) => return self.settle(Fate::Failed),
         };
-        let una = mirror.inside().una;
-        let header = mirror.sends(bytes.len() as u32, &mut self.socket, self.now);
+        let (una, len) = (mirror.inside().una, bytes.len() as u32);
+        // The host may know already that nothing follows.
+        let is_end = len < most && self.socket.peer_ended && self.rng.one_of(&[true, false]);
+        let header = if is_end {
+            mirror.sends_last(len, &mut self.socket, self.now)
+        } else {
+            mirror.sends(len, &mut self.socket, self.now)
+        };
         assert!(!header.seq.is_before(una), "sends what was acknowledged");
         let end = header.seq.plus(bytes.len() as u32);
         assert!(self.guest.has_room_until(end), "sends more than the guest has room for");
         let part = if self.weather.coalesces { bytes.len() } else { mss as usize };
         let mut at = header.seq;
         for bytes in bytes.chunks(part) {
-            self.emit(&Header { seq: at, ..header }, bytes);
-            at = at.plus(bytes.len() as u32);
+            let next = at.plus(bytes.len() as u32);
+            let flags = if next == end { header.flags } else { header.flags & !FIN };
+            self.emit(&Header { seq: at, flags, ..header }, bytes);
+            at = next;
         }
         self.settle(Fate::Lives);
     }
