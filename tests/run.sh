@@ -58,7 +58,9 @@ step "build" cargo test --locked --no-run
 step "unit and property tests" cargo test --locked --no-fail-fast --lib --bins
 step "documentation examples" cargo test --locked --doc
 step "the whole, with a driver in process" everything_but_guests
-step "the same with two workers" env WIRE_WORKERS=2 cargo test --locked --no-fail-fast --test wire -- "${at_once[@]}"
+# NAT's other way to read what a guest has not acknowledged is tried with it.
+step "the same with two workers" env WIRE_WORKERS=2 GUESTWIRE_NO_PEEK_OFFSET=1 \
+    cargo test --locked --no-fail-fast --test wire -- "${at_once[@]}"
 build_beside
 # Tests take turns by themselves (tests/guests/main.rs); one that only waits has given its turn back.
 step "real guests" cargo test --locked --no-fail-fast --test guests -- --show-output --test-threads 5

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::carrier::{Load, Original};
-use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used};
+use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used, no_socket};
 use super::fragments;
 use super::headers::{Ends, HOP_LIMIT};
 use super::icmp::{HEADER_LEN, Reason, put_checksum};
@@ -75,9 +75,7 @@ impl Endpoint for Query {
                 warn_once();
                 Counter::DropRxNotCarried
             }
-            // The host has no such protocol.
-            Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => Counter::DropRxNotCarried,
-            _ => Counter::DropRxFlowLimit,
+            _ => no_socket(&error),
         })
     }
 

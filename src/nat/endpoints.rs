@@ -36,6 +36,8 @@ use crate::sys::poller::Ready;
 pub(super) const SECOND: u64 = 1_000_000_000;
 /// Times that one endpoint is read before the next one is.
 const READS_MAX: usize = 16;
+/// Endpoints that are ended in one go: to close their sockets takes the time that others' frames wait.
+const SWEPT_MAX: usize = 256;
 /// The longest that may come in one go.
 const RECEIVED_MAX: usize = 65_535;
 
@@ -49,6 +51,15 @@ pub(super) struct Bounds {
     pub(super) idle_ns: u64,
     /// How often it is looked for endpoints that have been unused for so long, in nanoseconds.
     pub(super) sweep_ns: u64,
+}
+
+/// What a packet is counted as that gets no socket.
+pub(super) fn no_socket(error: &io::Error) -> Counter {
+    match error.raw_os_error() {
+        // The host has no such protocol.
+        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => Counter::DropRxNotCarried,
+        _ => Counter::DropRxFlowLimit,
+    }
 }
 
 /// What an endpoint is to its protocol.
@@ -109,9 +120,9 @@ impl Used {
     }
 
     /// All that were last used before then.
-    fn before(&self, limit_s: u64) -> Vec<u32> {
+    fn before(&self, limit_s: u64, most: usize) -> Vec<u32> {
         let old = self.0.values().flat_map(|its| its.range(..(limit_s, 0)));
-        old.map(|(_, index)| *index).collect()
+        old.map(|(_, index)| *index).take(most).collect()
     }
 
     fn insert(&mut self, port: PortId, at: (u64, u32)) {
@@ -319,10 +330,13 @@ impl<E: Endpoint> Endpoints<E> {
         }
     }
 
-    /// Ends what was not used for long.
+    /// Ends what was not used for long; of many a part, and the rest is due at once.
     pub(super) fn sweep(&mut self, now: u64) {
-        self.swept_at = now;
-        for index in self.used.before(now.saturating_sub(E::BOUNDS.idle_ns) / SECOND) {
+        let idle = self.used.before(now.saturating_sub(E::BOUNDS.idle_ns) / SECOND, SWEPT_MAX);
+        if idle.len() < SWEPT_MAX {
+            self.swept_at = now;
+        }
+        for index in idle {
             self.remove(index);
         }
     }
@@ -356,7 +370,7 @@ mod tests {
         }
         assert_eq!((used.oldest(a), used.oldest(b), used.oldest_of_all()), (Some(1), Some(2), Some(2)));
         assert_eq!((used.oldest(PortId(3)), used.count(PortId(3)), used.count(a)), (None, 0, 2));
-        assert_eq!((used.before(5), used.before(6), used.of(b)), (vec![2], vec![1, 2], vec![2, 3]));
+        assert_eq!((used.before(5, 9), used.before(6, 9), used.of(b)), (vec![2], vec![1, 2], vec![2, 3]));
         used.remove(b, (3, 2));
         assert_eq!(used.oldest_of_all(), Some(1));
         used.remove(b, (9, 3));

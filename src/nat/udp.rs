@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use super::carrier::{self, Load, Original};
-use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used};
+use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used, no_socket};
 use super::fragments;
 use super::headers::{Ends, HOP_LIMIT};
 use super::id::Kind;
@@ -83,7 +83,7 @@ impl Endpoint for Source {
     }
 
     fn socket(address: &SocketAddr) -> Result<OwnedFd, Counter> {
-        net::datagram_socket(address).map_err(|_| Counter::DropRxFlowLimit)
+        net::datagram_socket(address).map_err(|error| no_socket(&error))
     }
 
     fn gives_way(used: &Used, port: PortId) -> Option<u32> {

@@ -424,6 +424,14 @@ pub fn discard(fd: impl AsFd, len: usize) -> io::Result<usize> {
     usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 
+/// How many bytes have come that were not taken away, whether or not they were peeked.
+///
+/// # Errors
+/// When the descriptor is no connection.
+pub fn unread(fd: impl AsFd) -> io::Result<usize> {
+    Ok(usize::try_from(rustix::io::ioctl_fionread(fd)?).unwrap_or(usize::MAX))
+}
+
 /// Has [`peek_in_place`] begin so many bytes after those that were not taken away, and each further one after what was
 /// peeked.
 ///

@@ -61,8 +61,8 @@ struct Plan {
     worker: usize,
     /// When, in nanoseconds.
     now_ns: u64,
-    /// Whether receivers are told later.
-    has_more: bool,
+    /// The port whose guest is told later.
+    untold: Option<PortId>,
 }
 
 impl Plan {
@@ -121,7 +121,7 @@ impl Forwarder {
             from: PortId(0),
             worker,
             now_ns: 0,
-            has_more: false,
+            untold: None,
         };
         let (receivers, workshop) = (Vec::new(), Workshop::default());
         Self { network, receivers, version: 0, plan, workshop, request: Vec::new(), answers: Vec::new() }
@@ -200,9 +200,9 @@ impl Forwarder {
         self.receivers = self.network.receivers();
     }
 
-    /// From now on guests are told of their frames at once, or, with `has_more`, by whoever has more for them.
-    pub(super) fn set_more(&mut self, has_more: bool) {
-        self.plan.has_more = has_more;
+    /// From now on all guests but this port's are told of their frames at once; that one, by whoever has more for it.
+    pub(super) fn tell_later(&mut self, port: Option<PortId>) {
+        self.plan.untold = port;
     }
 
     /// The guest of a port.
@@ -298,9 +298,8 @@ impl Forwarder {
         }
         let Some(Some(receiver)) = self.receivers.get(to) else { return 0 };
         let may_wait = waits_for.map(usize::from) == Some(to);
-        let Plan { ref judged, from, worker, now_ns, has_more, .. } = self.plan;
-        // Nobody else would tell all the others.
-        let has_more = has_more && flooded == 0;
+        let Plan { ref judged, from, worker, now_ns, untold, .. } = self.plan;
+        let has_more = untold.is_some_and(|port| usize::from(port.0) == to);
         let delivery = Delivery { burst, judged, from, worker, now_ns, may_wait, has_more };
         receiver.give(&delivery, wanted, &mut self.workshop)
     }

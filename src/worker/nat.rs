@@ -256,7 +256,6 @@ impl NatReader {
     /// Forwards connections' data. Guests are told of all that they got in one go, and interrupted once.
     fn data(&mut self, engine: &mut Engine, forwarder: &mut Forwarder, now_ns: u64) -> usize {
         let (mut frames, mut bytes) = (0, 0);
-        forwarder.set_more(true);
         while frames < DATA_FRAMES_MAX && bytes < DATA_BYTES_MAX {
             let Some(offer) = engine.offer(now_ns) else { break };
             let len = self.one(engine, &offer, forwarder, now_ns);
@@ -266,7 +265,7 @@ impl NatReader {
             }
             bytes += len.max(ROOM_MIN);
         }
-        forwarder.set_more(false);
+        forwarder.tell_later(None);
         for port in self.untold.drain(..) {
             if let Some(guest) = forwarder.guest(port) {
                 guest.tell();
@@ -287,6 +286,7 @@ impl NatReader {
         match engine.supply(offer, &mut self.in_place, room, now_ns) {
             Supply::Frame(len, vnet) => {
                 let burst = self.in_place.frame(vnet, len);
+                forwarder.tell_later(Some(offer.port));
                 forwarder.forward(self.index, &mut self.sender, None, burst, now_ns);
                 len
             }

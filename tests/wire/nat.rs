@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, SlicedPacket, TcpHeaderSlice, TcpOptionElement, TransportSlice};
 use nix::sys::resource::{Resource, getrlimit};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, listen, send, socket_with};
 
 use crate::daemon::{Daemon, PATIENCE, until};
 use crate::dhcp::lease;
@@ -241,6 +241,39 @@ fn who_is_silent_hears_at_once_that_the_other_side_has_ended() {
 }
 
 #[test]
+fn what_is_urgent_is_a_part_of_what_the_peer_says() {
+    let (mut daemon, _host, machine) = world(&[]);
+    let to = (Ipv4Addr::new(10, 7, 0, 2), 4000);
+    let listener = machine.run(|| TcpListener::bind(to).unwrap());
+    let mut talker = Talker::new(&daemon, 1);
+    for (port, closes) in [(1000, false), (1001, true)] {
+        // The one before may still have something to say.
+        let hear = |talker: &mut Talker| std::iter::repeat_with(|| talker.hear()).find(|heard| heard.to_port == port);
+        talker.tcp(port, to, (7, None), "S", b"");
+        let syn = hear(&mut talker).unwrap();
+        // All of it has come before the first read, which ends before what is urgent.
+        let (stream, _) = listener.accept().unwrap();
+        for (text, flags) in [("abc", SendFlags::empty()), ("d", SendFlags::OOB), ("efg", SendFlags::empty())] {
+            send(&stream, text.as_bytes(), flags).unwrap();
+        }
+        let stream = (!closes).then_some(stream);
+        std::thread::sleep(Duration::from_millis(50));
+        let (mut next, mut text, mut has_ended) = (syn.seq + 1, Vec::new(), false);
+        while text.len() < 7 || closes && !has_ended {
+            talker.tcp(port, to, (8, Some(next)), "", b"");
+            let heard = hear(&mut talker).unwrap();
+            assert_eq!((heard.seq, heard.rst), (next, false), "after {text:?}");
+            next += heard.payload.len() as u32 + u32::from(heard.fin);
+            text.extend(heard.payload);
+            has_ended = heard.fin;
+        }
+        assert_eq!((text.as_slice(), has_ended), (&b"abcdefg"[..], closes));
+        drop(stream);
+    }
+    daemon.assert_alive();
+}
+
+#[test]
 fn a_question_is_acknowledged_with_its_answer_or_a_moment_later() {
     const TRIES: u16 = 50;
     let (mut daemon, _host, machine) = world(&[]);
@@ -252,12 +285,17 @@ fn a_question_is_acknowledged_with_its_answer_or_a_moment_later() {
         talker.tcp(from, to, (7, None), "S", b"");
         let heard = std::iter::repeat_with(|| talker.hear()).find(|heard| heard.syn).unwrap();
         talker.tcp(from, to, (8, Some(heard.seq + 1)), "", b"ask!");
-        talker.hear()
+        let asked = Instant::now();
+        let heard = talker.hear();
+        (heard.payload, asked.elapsed())
     };
     // A machine that is busy takes its time for the answer.
-    assert!((0..TRIES).any(|n| ask(1000 + n, 4000).payload == b"answer"), "each was acknowledged before");
-    // It says nothing.
-    assert!(ask(2000, 4001).payload.is_empty());
+    assert!((0..TRIES).any(|n| ask(1000 + n, 4000).0 == b"answer"), "each was acknowledged before");
+    // Who says nothing has no answer for it to go with.
+    let waits: Vec<_> = (0..5).map(|n| ask(2000 + n, 4001)).collect();
+    assert!(waits.iter().all(|(payload, _)| payload.is_empty()));
+    let shortest = waits.iter().map(|(_, time)| *time).min();
+    assert!(shortest < Some(Duration::from_millis(100)), "{waits:?}");
     drop(mute);
     daemon.assert_alive();
 }

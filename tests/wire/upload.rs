@@ -151,13 +151,6 @@ fn who_only_sends_is_told_of_room_whenever_there_is_some() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         drop(stream);
-        std::thread::sleep(Duration::from_millis(500));
-        eprintln!(
-            "{}{}{:?}",
-            host.run(|| std::fs::read_to_string("/proc/thread-self/net/tcp")).unwrap(),
-            machine.run(|| std::fs::read_to_string("/proc/thread-self/net/tcp")).unwrap(),
-            daemon.counters(0).into_iter().chain(daemon.counters(1)).filter(|(_, v)| *v > 0).collect::<Vec<_>>()
-        );
         until("the end of the other side", || {
             let fin = upload.talker.poll_tcp().filter(|heard| heard.fin);
             fin.inspect(|heard| upload.ack = heard.seq.wrapping_add(1)).is_some()

@@ -3,8 +3,8 @@
 //! Theory of operation. What a burst has brought is acknowledged when the burst has ended, once for each connection. A
 //! small segment is most often a question, whose answer comes soon: its acknowledgement waits for [`WAIT_NS`] (RFC
 //! 9293, 3.8.6.3), and goes with the answer then, so that the guest is interrupted once and not twice. Where guests are
-//! told something else, those that wait go with that. They are in line, each connection once, the first due first; one
-//! that has said something since, and owes for a later segment, waits for that one's time.
+//! told something else, those that wait go with that. They are in line, each connection once. One that has said
+//! something since, and owes for a later segment, goes to the end of the line, so that one may wait twice as long.
 
 use std::collections::VecDeque;
 
@@ -38,8 +38,8 @@ impl Tcp {
         for id in owing.drain(..) {
             let Some(connection) = self.get(id) else { continue };
             connection.owes = false;
-            if connection.mirror.owes_ack && connection.mirror.ack_may_wait {
-                let due = world.now + WAIT_NS;
+            if let (true, Some(since)) = (connection.mirror.owes_ack, connection.mirror.ack_waits_since) {
+                let due = since + WAIT_NS;
                 if connection.ack_due.replace(due).is_none() {
                     self.waiting_acks.0.push_back((due, id));
                 }
@@ -77,7 +77,7 @@ impl Tcp {
                     self.waiting_acks.0.push_back((later, id));
                 }
                 Some(_) => {
-                    connection.mirror.ack_may_wait = false;
+                    connection.mirror.ack_waits_since = None;
                     if !std::mem::replace(&mut connection.owes, true) {
                         self.owing.push(id);
                     }

@@ -48,6 +48,9 @@ pub(in super::super) struct Connection {
     pub(super) has_offset: bool,
     /// Where its next peek begins then, after what was not taken away.
     pub(super) peek_at: Option<u32>,
+    /// Whether more has come than can be read before the guest has acknowledged what is before it: without peek
+    /// offsets a read does not get beyond the place of something urgent.
+    pub(super) reads_again: bool,
     /// How much the kernel is to have room for.
     pub(super) receive_room: ReceiveRoom,
     /// Whether the peer will send no more than what the kernel has.

@@ -153,8 +153,8 @@ pub(super) struct Mirror {
     is_scaled: bool,
     /// Whether the guest is to hear what has arrived.
     pub(super) owes_ack: bool,
-    /// Whether that may wait for a moment, for data that it could go with.
-    pub(super) ack_may_wait: bool,
+    /// Since when that waits for data that it could go with, if it may.
+    pub(super) ack_waits_since: Option<u64>,
     /// Whether the kernel may have something for the guest.
     pub(super) is_readable: bool,
     retries: u8,
@@ -202,7 +202,7 @@ impl Mirror {
             is_ended: false,
             is_scaled: true,
             owes_ack: false,
-            ack_may_wait: false,
+            ack_waits_since: None,
             is_readable: false,
             retries: 0,
             round_trips: RoundTrips::new(),
@@ -386,7 +386,7 @@ impl Mirror {
 
     /// The guest is to hear now what has arrived.
     fn owe(&mut self) {
-        (self.owes_ack, self.ack_may_wait) = (true, false);
+        (self.owes_ack, self.ack_waits_since) = (true, None);
     }
 
     /// An acknowledgement of all that has arrived.
@@ -413,7 +413,7 @@ impl Mirror {
         if std::mem::take(&mut self.owes_ack) {
             self.told_at = None;
         }
-        self.ack_may_wait = false;
+        self.ack_waits_since = None;
         let window = self.tell_window(socket);
         Header { seq, ack: self.next, flags, window, mss: None, scale: None }
     }

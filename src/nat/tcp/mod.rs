@@ -279,6 +279,7 @@ impl Tcp {
             mirror,
             has_offset: self.peeks.has_offset(&key),
             peek_at: None,
+            reads_again: false,
             receive_room: ReceiveRoom::default(),
             is_last: false,
             asks_for_room: false,
@@ -340,6 +341,7 @@ impl Tcp {
                 bare(&key, &ends, &header, world.out);
             } else {
                 let fate = mirror.segment(segment, bytes, &mut kernel, world.now);
+                connection.mirror.is_readable |= std::mem::take(&mut connection.reads_again);
                 if fate == Fate::Stray {
                     self.refuse(guest, &key, segment, world);
                 }

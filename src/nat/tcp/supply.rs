@@ -171,26 +171,28 @@ impl Tcp {
             connection.peek_at = Some(wanted.skip);
         }
         let scrap = (peeks.scrap.as_mut_slice(), reread);
-        let len = match net::peek_in_place(&connection.fd, in_place, scrap, header_len, most) {
-            Ok(len) if len > reread => len - reread,
-            Ok(len) if len < reread || reread > 0 && !connection.is_last => {
-                connection.mirror.is_readable = false;
-                return Ok(Supply::Nothing);
-            }
-            Ok(_) => {
-                Self::end(connection, gather, world);
-                return Ok(Supply::Nothing);
-            }
+        let read = match net::peek_in_place(&connection.fd, in_place, scrap, header_len, most) {
+            Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 connection.mirror.is_readable = false;
                 return Ok(Supply::Nothing);
             }
             Err(_) => return Err(Fate::Failed),
         };
+        let len = read.saturating_sub(reread);
+        // A read ends before what is urgent, too, and where there are too many pieces.
+        let is_all = len < most && unread(connection)? <= wanted.skip as usize + len;
+        let is_end = is_all && (connection.is_last || read == 0);
+        // If that was all, the kernel tells of more; of the end it has told already.
+        connection.mirror.is_readable = !is_all && len > 0;
+        if len == 0 {
+            if is_end {
+                Self::end(connection, gather, world);
+            }
+            connection.reads_again = !is_all;
+            return Ok(Supply::Nothing);
+        }
         connection.peek_at = Some(wanted.skip + len as u32);
-        // If that was all, the kernel tells of more; but of the end it may have told already.
-        connection.mirror.is_readable = len == most;
-        let is_end = connection.is_last && len < most;
         let key = connection.key;
         let (mirror, mut kernel) = connection.split(gather);
         let header = if is_end {
@@ -200,6 +202,11 @@ impl Tcp {
         };
         Ok(put_header(&key, &ends, &header, in_place, len, mss))
     }
+}
+
+/// How many bytes have come that were not taken away.
+fn unread(connection: &Connection) -> Result<usize, Fate> {
+    net::unread(&connection.fd).map_err(|_| Fate::Failed)
 }
 
 /// Writes a frame's headers, which has `len` bytes of payload in its place already.

@@ -61,7 +61,7 @@ impl Mirror {
         if !part.is_empty() {
             self.keep(at, bytes, part);
         } else if self.pending.end().is_none() {
-            self.ack_may_wait = may_wait;
+            self.ack_waits_since = may_wait.then_some(now);
         }
         self.pass_on(socket)
     }

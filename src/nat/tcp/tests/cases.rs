@@ -359,7 +359,7 @@ fn data_tells_of_room_that_the_guest_waits_for_and_does_not_ask_for_it_else() {
 #[test]
 fn the_first_small_segment_may_wait_for_its_acknowledgement() {
     let mut case = Case::open();
-    let may_wait = |case: &Case| (case.mirror.owes_ack, case.mirror.ack_may_wait);
+    let may_wait = |case: &Case| (case.mirror.owes_ack, case.mirror.ack_waits_since.is_some());
     assert_eq!((case.says(1, 1, "a"), may_wait(&case)), (Fate::Lives, (true, true)));
     // Not the second.
     assert_eq!((case.says(2, 1, "b"), may_wait(&case)), (Fate::Lives, (true, false)));
