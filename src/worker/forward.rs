@@ -43,6 +43,9 @@ const CHANGES_PER_SECOND_MAX: u32 = 64;
 /// How long a guest may go on using an address that it had from us, in seconds: its lease may be over.
 const GUARD_S: u32 = 30;
 
+/// No port's place.
+const NOBODY: usize = usize::MAX;
+
 const _: () = assert!(BURST_FRAMES_MAX == u32::BITS as usize, "a burst's frames are the bits of a word");
 
 /// What is to become of a burst.
@@ -61,8 +64,8 @@ struct Plan {
     worker: usize,
     /// When, in nanoseconds.
     now_ns: u64,
-    /// The port whose guest is told later.
-    untold: Option<PortId>,
+    /// The place of the port whose guest is told later, or [`NOBODY`].
+    untold: usize,
 }
 
 impl Plan {
@@ -121,7 +124,7 @@ impl Forwarder {
             from: PortId(0),
             worker,
             now_ns: 0,
-            untold: None,
+            untold: NOBODY,
         };
         let (receivers, workshop) = (Vec::new(), Workshop::default());
         Self { network, receivers, version: 0, plan, workshop, request: Vec::new(), answers: Vec::new() }
@@ -202,7 +205,7 @@ impl Forwarder {
 
     /// From now on all guests but this port's are told of their frames at once; that one, by whoever has more for it.
     pub(super) fn tell_later(&mut self, port: Option<PortId>) {
-        self.plan.untold = port;
+        self.plan.untold = port.map_or(NOBODY, |port| port.0.into());
     }
 
     /// The guest of a port.
@@ -299,7 +302,7 @@ impl Forwarder {
         let Some(Some(receiver)) = self.receivers.get(to) else { return 0 };
         let may_wait = waits_for.map(usize::from) == Some(to);
         let Plan { ref judged, from, worker, now_ns, untold, .. } = self.plan;
-        let has_more = untold.is_some_and(|port| usize::from(port.0) == to);
+        let has_more = untold == to;
         let delivery = Delivery { burst, judged, from, worker, now_ns, may_wait, has_more };
         receiver.give(&delivery, wanted, &mut self.workshop)
     }

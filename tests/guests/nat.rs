@@ -76,18 +76,28 @@ fn ping(from: &mut Guest, to: &str) {
 }
 
 /// Datagrams of all sizes, longer ones than packets among them, arrive both ways: most of them, since a guest may be
-/// slow to read what comes in bursts.
+/// slow to read what comes in bursts, and on a busy machine not the first time.
 fn datagrams(guest: &mut Guest) {
+    const TRIES: usize = 3;
     for (address, lengths) in [(SERVER, [200, 60_000]), (SERVER6, [8000, 60_000])] {
         for options in lengths.iter().flat_map(|len| [format!("-l {len}"), format!("-l {len} -R")]) {
-            let output = run_iperf(guest, &format!("iperf3 -c {address} -u -b 4M -t 1 -i 0 -J {options}"));
-            let json: serde_json::Value = serde_json::from_str(&output[output.find('{').unwrap_or(0)..])
-                .unwrap_or_else(|e| panic!("{e}: {output}"));
-            let sum = &json["end"]["sum"];
-            let (sent, lost) = (sum["packets"].as_u64().unwrap(), sum["lost_packets"].as_u64().unwrap());
-            assert!(sent >= 4 && lost * 2 <= sent, "{address} {options}: {lost} of {sent} are lost\n{output}");
+            let most_arrive = (0..TRIES).any(|_| {
+                let (sent, lost) = exchange(guest, &format!("iperf3 -c {address} -u -b 4M -t 1 -i 0 -J {options}"));
+                println!("{address} {options}: {lost} of {sent} are lost");
+                sent >= 4 && lost * 2 <= sent
+            });
+            assert!(most_arrive, "{address} {options}: too many are lost");
         }
     }
+}
+
+/// How many datagrams an iperf3 has sent, and how many of them were lost.
+fn exchange(guest: &mut Guest, command: &str) -> (u64, u64) {
+    let output = run_iperf(guest, command);
+    let json: serde_json::Value =
+        serde_json::from_str(&output[output.find('{').unwrap_or(0)..]).unwrap_or_else(|e| panic!("{e}: {output}"));
+    let of_sum = |name| json["end"]["sum"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {output}"));
+    (of_sum("packets"), of_sum("lost_packets"))
 }
 
 #[test]

@@ -35,6 +35,7 @@ mod quiet;
 mod resolver;
 mod ring;
 mod segments;
+mod shortage;
 #[allow(dead_code, reason = "the tests of uplinks use more of it")]
 #[path = "../uplink/space.rs"]
 mod space;
