@@ -70,7 +70,7 @@ steps+=("$(printf '%-8s %4d s  %s' waited "$((SECONDS - begin))" "what was built
 builder=
 cat "$builds"
 step "instructions for a frame" benches/instructions.sh
-step "fuzz targets, 6 s each" fuzz/run.sh 6
+step "fuzz targets, 4 s each" fuzz/run.sh 4
 
 printf '\n'
 printf '%s\n' "${steps[@]}" "$(printf '         %4d s  in all' "$SECONDS")"

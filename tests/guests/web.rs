@@ -24,7 +24,7 @@ const MEGABYTES_VARIABLE: &str = "GUESTWIRE_MEGABYTES";
 const MEGABYTE_WITHIN: Duration = Duration::from_secs(1);
 /// Of each family: one after another by one connection, and each by one of its own.
 const BY_ONE: usize = 1000;
-const BY_THEIR_OWN: usize = 250;
+const BY_THEIR_OWN: usize = 150;
 
 /// A certificate of the server's own, for its addresses.
 const REQUEST: &str = "
