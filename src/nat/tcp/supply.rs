@@ -195,11 +195,7 @@ impl Tcp {
         connection.peek_at = Some(wanted.skip + len as u32);
         let key = connection.key;
         let (mirror, mut kernel) = connection.split(gather);
-        let header = if is_end {
-            mirror.sends_last(len as u32, &mut kernel, world.now)
-        } else {
-            mirror.sends(len as u32, &mut kernel, world.now)
-        };
+        let header = mirror.sends(len as u32, is_end, &mut kernel, world.now);
         Ok(put_header(&key, &ends, &header, in_place, len, mss))
     }
 }

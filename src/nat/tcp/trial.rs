@@ -281,8 +281,7 @@ impl World {
                 mirror.is_readable &= there > 0;
                 return self.settle(Fate::Lives);
             }
-            _ if len == there && socket.peer_ended => mirror.sends_last(len, socket, self.now),
-            _ => mirror.sends(len, socket, self.now),
+            _ => mirror.sends(len, len == there && socket.peer_ended, socket, self.now),
         };
         // What is sent is where the peer's stream has it.
         let at = header.seq.since(self.isn.plus(1));

@@ -92,21 +92,23 @@ impl Mirror {
         (len > 0 && !is_crumb).then_some(Wanted { skip: sent, len })
     }
 
-    /// So many bytes are about to be sent to the guest. Returns their header.
-    pub(in super::super) fn sends(&mut self, len: u32, socket: &mut impl HostSocket, now: u64) -> Header {
+    /// So many bytes are about to be sent to the guest, which are the last that there will ever be if it says so.
+    /// Returns their header.
+    pub(in super::super) fn sends(
+        &mut self,
+        len: u32,
+        are_last: bool,
+        socket: &mut impl HostSocket,
+        now: u64,
+    ) -> Header {
         let seq = self.nxt;
         self.nxt = self.nxt.plus(len);
+        if are_last {
+            self.fin = Some(self.nxt);
+            self.nxt = self.nxt.plus(1);
+        }
         self.note_sent(now);
-        self.header(seq, ACK | PSH, socket)
-    }
-
-    /// The same for the last bytes that there are: that they are the last goes with them.
-    pub(in super::super) fn sends_last(&mut self, len: u32, socket: &mut impl HostSocket, now: u64) -> Header {
-        let Header { seq, ack, flags, window, mss, scale } = self.sends(len, socket, now);
-        self.fin = Some(self.nxt);
-        self.nxt = self.nxt.plus(1);
-        self.note_sent(now);
-        Header { seq, ack, flags: flags | FIN, window, mss, scale }
+        self.header(seq, ACK | PSH | if are_last { FIN } else { 0 }, socket)
     }
 
     /// The kernel has nothing more for the guest, and never will. Returns what tells it.

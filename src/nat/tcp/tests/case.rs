@@ -121,7 +121,7 @@ impl Case {
 
     /// Sends so many bytes of the peer's. Returns the number of the first.
     pub(super) fn sends(&mut self, len: u32) -> u32 {
-        self.mirror.sends(len, &mut self.kernel, self.now).seq.since(Seq(OURS))
+        self.mirror.sends(len, false, &mut self.kernel, self.now).seq.since(Seq(OURS))
     }
 
     pub(super) fn ends(&mut self) -> u32 {

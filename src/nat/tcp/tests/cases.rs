@@ -346,12 +346,12 @@ fn data_tells_of_room_that_the_guest_waits_for_and_does_not_ask_for_it_else() {
     assert_eq!((case.says(1, 1, &"-".repeat(ROOM as usize)), case.answer()), (Fate::Lives, Some((1 + ROOM, 0))));
     let asked = case.kernel.asked;
     for _ in 0..10 {
-        assert_eq!(case.mirror.sends(10, &mut case.kernel, 0).window, 0);
+        assert_eq!(case.mirror.sends(10, false, &mut case.kernel, 0).window, 0);
     }
     assert_eq!(case.kernel.asked, asked);
     case.kernel.room = 3 * ROOM;
     assert_eq!(case.mirror.has_room(&mut case.kernel), Fate::Lives);
-    let header = case.mirror.sends(10, &mut case.kernel, 0);
+    let header = case.mirror.sends(10, false, &mut case.kernel, 0);
     assert_eq!((header.ack.since(Seq(ISS)), u32::from(header.window)), (1 + ROOM, 3 * ROOM));
     assert_eq!(case.answer(), None);
 }
@@ -384,7 +384,7 @@ fn the_first_small_segment_may_wait_for_its_acknowledgement() {
 #[test]
 fn the_last_bytes_say_that_they_are_the_last() {
     let mut case = Case::open();
-    let header = case.mirror.sends_last(10, &mut case.kernel, 0);
+    let header = case.mirror.sends(10, true, &mut case.kernel, 0);
     assert_eq!((header.seq, header.flags), (Seq(OURS + 1), ACK | PSH | FIN));
     assert_eq!((case.wanted(), case.mirror.inside().nxt), (None, Seq(OURS + 12)));
     // They are lost: all of it comes again, in one or apart.

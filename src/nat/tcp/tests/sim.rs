@@ -339,11 +339,7 @@ impl World {
         let (una, len) = (mirror.inside().una, bytes.len() as u32);
         // The host may know already that nothing follows.
         let is_end = len < most && self.socket.peer_ended && self.rng.one_of(&[true, false]);
-        let header = if is_end {
-            mirror.sends_last(len, &mut self.socket, self.now)
-        } else {
-            mirror.sends(len, &mut self.socket, self.now)
-        };
+        let header = mirror.sends(len, is_end, &mut self.socket, self.now);
         assert!(!header.seq.is_before(una), "sends what was acknowledged");
         let end = header.seq.plus(bytes.len() as u32);
         assert!(self.guest.has_room_until(end), "sends more than the guest has room for");
