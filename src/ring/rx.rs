@@ -10,15 +10,16 @@ use super::mailbox::RingSetup;
 use super::memory::{GuestMem, Span};
 use super::notify::{signal, take_call};
 use super::split::{Buffer, Direction, QUEUE_SIZE_MAX, RingOptions, SplitRing};
-use super::tx::{BURST_FRAMES_MAX, Burst};
+use super::tx::{BURST_FRAMES_MAX, Burst, FRAME_LEN_MAX};
 
 /// Descriptors that one frame may fill. The longest frame in the smallest sensible buffers, 64 bytes, needs half of it.
 pub const FRAME_DESCRIPTORS_MAX: u32 = 2 * QUEUE_SIZE_MAX as u32;
 /// Descriptors that are read between two flushes, that is for the frames of one burst; a frame may go over it. Those of
 /// the longest burst in buffers of 256 bytes need half of it.
 const FLUSH_DESCRIPTORS_MAX: u32 = 4 * QUEUE_SIZE_MAX as u32;
-/// Bytes after which the guest is told of its frames before the burst ends, so that it works while we copy.
-const PUBLISH_BYTES: usize = 64 * 1024;
+/// Bytes after which the guest is told of its frames before the burst ends, so that it works while we copy. No frame is
+/// longer, so one alone is not told of before [`RxRing::flush`].
+const PUBLISH_BYTES: usize = FRAME_LEN_MAX;
 /// The virtio-net header that we write: with `num_buffers`.
 pub const VNET_HEADER_WRITTEN: usize = 12;
 
@@ -59,7 +60,7 @@ pub struct RxRing {
     buffers: [Buffer; BURST_FRAMES_MAX],
     /// The chains of the frame being delivered and the bytes that each gets.
     chains: Vec<(u16, u32)>,
-    /// Bytes delivered since the guest was last told.
+    /// Bytes delivered since the guest was last shown some.
     unpublished: usize,
     /// Interrupts since [`RxRing::flush`] last reported them.
     calls: u64,
@@ -286,7 +287,15 @@ impl RxRing {
         self.starved.is_some_and(|(chains, least)| chains == available && need >= least)
     }
 
-    /// Shows the guest what was delivered. Returns how often it was interrupted since the last flush.
+    /// Shows the guest what was delivered, and does not interrupt it.
+    pub fn show(&mut self) {
+        self.ring.show();
+        self.unpublished = 0;
+        self.effort = 0;
+    }
+
+    /// Shows the guest what was delivered, and interrupts it if it wants that. Returns how often it was since the last
+    /// flush.
     #[inline]
     pub fn flush(&mut self) -> u64 {
         self.publish();

@@ -399,6 +399,13 @@ impl SplitRing {
         self.next_used = self.next_used.wrapping_add(buffers.len() as u16);
     }
 
+    /// Shows the guest what was given back, without asking whether it wants an interrupt for that: [`Self::publish`]
+    /// does, for all of it.
+    pub(super) fn show(&self) {
+        // Release: as there.
+        self.used_u16(2).store(self.next_used, Ordering::Release);
+    }
+
     /// Shows the guest what was given back since the last time. Returns whether it wants an interrupt for that (2.7.7).
     #[inline]
     pub(super) fn publish(&mut self) -> bool {

@@ -15,6 +15,7 @@ mod desk;
 mod forward;
 mod handle;
 mod mail;
+mod moderation;
 mod nat;
 mod network;
 mod patience;

@@ -24,6 +24,7 @@ use crate::sys::poller::{Poller, Trigger};
 
 use super::desk::Desk;
 use super::forward::Forwarder;
+use super::moderation::Moderation;
 use super::receiving::{Delivery, bits};
 use super::sender::{Origin, Sender};
 
@@ -172,8 +173,7 @@ pub(super) struct NatReader {
     sender: Sender,
     burst: PrivateBurst,
     in_place: InPlace,
-    /// Whose guests are still to be told of frames.
-    untold: Vec<PortId>,
+    moderation: Moderation,
 }
 
 impl NatReader {
@@ -188,7 +188,7 @@ impl NatReader {
             sender,
             burst: PrivateBurst::default(),
             in_place: InPlace::default(),
-            untold: Vec::new(),
+            moderation: Moderation::default(),
         })
     }
 
@@ -200,10 +200,10 @@ impl NatReader {
         poller.add(self.half.queues[self.worker].lock().fd(), Trigger::Level, token)
     }
 
-    /// Whether there is something to read.
+    /// Whether there is something to read, or a guest to be told of what was read.
     #[inline]
     pub(super) fn has_any(&self) -> bool {
-        self.half.queues[self.worker].has_any.load(Ordering::Relaxed)
+        self.half.queues[self.worker].has_any.load(Ordering::Relaxed) || self.moderation.has_any()
     }
 
     /// How long the last burst has taken, in nanoseconds, if any of its frames was dear.
@@ -253,24 +253,24 @@ impl NatReader {
         count
     }
 
-    /// Forwards connections' data. Guests are told of all that they got in one go, and interrupted once.
+    /// Forwards connections' data, and tells guests of it at their pace.
     fn data(&mut self, engine: &mut Engine, forwarder: &mut Forwarder, now_ns: u64) -> usize {
         let (mut frames, mut bytes) = (0, 0);
         while frames < DATA_FRAMES_MAX && bytes < DATA_BYTES_MAX {
             let Some(offer) = engine.offer(now_ns) else { break };
             let len = self.one(engine, &offer, forwarder, now_ns);
             frames += usize::from(len > 0);
-            if len > 0 && !self.untold.contains(&offer.port) {
-                self.untold.push(offer.port);
+            if len > 0 {
+                self.moderation.gave(offer.port, len);
             }
             bytes += len.max(ROOM_MIN);
         }
         forwarder.tell_later(None);
-        for port in self.untold.drain(..) {
+        self.moderation.tell(now_ns, |port| {
             if let Some(guest) = forwarder.guest(port) {
                 guest.tell();
             }
-        }
+        });
         self.in_place.release();
         frames
     }
@@ -281,6 +281,7 @@ impl NatReader {
         let room = guest.map_or(0, |guest| guest.lend(&mut self.in_place, offer.len, Some(offer.flow)));
         if room < offer.len.min(ROOM_MIN) {
             engine.stall(offer, now_ns);
+            self.moderation.is_full(offer.port);
             return 0;
         }
         match engine.supply(offer, &mut self.in_place, room, now_ns) {

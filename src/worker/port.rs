@@ -198,7 +198,11 @@ impl Port {
         match &self.slots[index].ring {
             Ring::Stopped { next_avail } | Ring::Broken { next_avail } => *next_avail,
             Ring::Tx(ring) => ring.next_avail(),
-            Ring::Rx => self.half.lock().stop(index / 2),
+            Ring::Rx => {
+                // Of what it was shown lately it may not have been told.
+                self.half.tell();
+                self.half.lock().stop(index / 2)
+            }
             Ring::Control(ring) => ring.next_avail(),
         }
     }

@@ -36,7 +36,8 @@ pub(super) struct Delivery<'a> {
     pub(super) now_ns: u64,
     /// Those that find no room are not dropped.
     pub(super) may_wait: bool,
-    /// The guest is not told yet: more comes, and whoever brings it tells ([`ReceivingHalf::tell`]).
+    /// The guest is shown the frames and not told yet: more comes, and whoever brings it tells
+    /// ([`ReceivingHalf::tell`]).
     pub(super) has_more: bool,
 }
 
@@ -259,7 +260,9 @@ impl ReceivingHalf {
             tally.fault += u64::from(left.count_ones());
             left = 0;
         }
-        if !has_more {
+        if has_more {
+            ring.show();
+        } else {
             tally.calls = ring.flush();
         }
         tally.count(counters);

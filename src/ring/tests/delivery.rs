@@ -34,6 +34,20 @@ fn a_frame_fills_as_many_buffers_as_it_needs() {
 }
 
 #[test]
+fn a_guest_that_is_held_back_sees_frames_and_is_told_of_them_once() {
+    let (mut driver, mut ring) = receive(true);
+    // Together they are more than what is told of before a burst ends.
+    for n in 1..=8 {
+        driver.describe(n - 1, (BUFFERS, 0x4000, WRITE, 0));
+        driver.post(n - 1);
+        ring.deliver(HEADER, &Bytes::private(&pattern(0x3f00))).unwrap();
+        ring.show();
+        assert_eq!(driver.used_idx(), n);
+    }
+    assert_eq!((ring.flush(), ring.flush()), (1, 0));
+}
+
+#[test]
 fn a_frame_that_does_not_fit_leaves_the_buffers_as_they_are() {
     for (mergeable, refusal) in [(true, Refusal::NoBuffer), (false, Refusal::TooBig)] {
         let (mut driver, mut ring) = receive(mergeable);
