@@ -4,6 +4,9 @@
 //! only if the guest allows that. What becomes of a packet is in the socket's queue of errors. The kernel tells of it
 //! there and lets the next call fail, whatever that is for: so a packet that could not be sent is tried once more when
 //! the queue has been read.
+//!
+//! What a burst has for one carrier goes in rows, of as many packets as one call takes. If one of them fails, it is
+//! tried alone, as any other, and the rest goes on behind it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,14 +15,15 @@ use std::os::fd::OwnedFd;
 
 use super::endpoints::Endpoint;
 use super::icmp::{QUOTE_MAX, Reason};
+use super::id::Id;
 use super::out::Guest;
 use super::packet::Packet;
 use super::sockets::Ticket;
 use super::tcp::Surroundings;
 use crate::metrics::Counter;
 use crate::ring::{Bytes, Gather};
+use crate::sys::datagrams::{self, Sending};
 use crate::sys::errqueue;
-use crate::sys::net::{self, Sending};
 
 /// What became of so many packets is read in one go; what is more is in the queue until something happens again.
 const LOST_MAX: usize = 64;
@@ -47,6 +51,55 @@ pub(super) struct Load<'a, 'b> {
 
 /// What of a guest's world a lost packet was: the address of whom it was for, and what followed the IP header.
 pub(super) type Original = (IpAddr, u8, Vec<u8>);
+
+/// A packet on its way: what is needed to send it but for its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Departure {
+    /// Which frame of the burst it is in.
+    pub(super) frame: usize,
+    pub(super) packet: Packet,
+    /// What of the frame the socket is given.
+    pub(super) part: (usize, usize),
+    pub(super) to: SocketAddr,
+}
+
+impl Departure {
+    fn part(&self) -> Range<usize> {
+        self.part.0..self.part.1
+    }
+}
+
+/// Packets of one endpoint's that follow one another, and go together.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    of: Option<Id>,
+    departures: Vec<Departure>,
+}
+
+impl Row {
+    /// Whether one more of this endpoint's may go with those that there are.
+    pub(super) fn takes(&self, id: Id, one: &Departure) -> bool {
+        let is_alike = |other: &Departure| other.packet.is_to_stay_whole == one.packet.is_to_stay_whole;
+        self.of.is_none_or(|of| of == id)
+            && self.departures.len() < datagrams::DATAGRAMS_MAX
+            && self.departures.first().is_none_or(is_alike)
+    }
+
+    pub(super) fn push(&mut self, id: Id, one: Departure) {
+        self.of = Some(id);
+        self.departures.push(one);
+    }
+
+    /// The endpoint, and what is to be sent from it.
+    pub(super) fn all(&self) -> Option<(Id, &[Departure])> {
+        self.of.map(|of| (of, self.departures.as_slice()))
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.of = None;
+        self.departures.clear();
+    }
+}
 
 impl Carrier {
     pub(super) fn new(fd: OwnedFd, ticket: Ticket) -> Self {
@@ -81,6 +134,48 @@ impl Carrier {
             return Err(counter(error));
         }
         Ok(())
+    }
+
+    /// Sends what is in a row, whose frames' bytes `bytes` has. All in it are alike in whether they may be cut.
+    pub(super) fn send_row<'a>(
+        &mut self,
+        (guest, endpoint): (Guest, &impl Endpoint),
+        row: &[Departure],
+        bytes: impl Fn(usize) -> Bytes<'a>,
+        (gather, world): (&mut Gather, &mut Surroundings<'_>),
+        mut ended: impl FnMut(usize, Result<(), Counter>),
+    ) {
+        let mut left = row;
+        while let [first, rest @ ..] = left {
+            if !rest.is_empty()
+                && let Some(sent) = self.send_some(left, &bytes, gather)
+            {
+                let (gone, others) = left.split_at(sent);
+                gone.iter().for_each(|departure| ended(departure.frame, Ok(())));
+                left = others;
+                continue;
+            }
+            let bytes = bytes(first.frame);
+            let load = Load { packet: &first.packet, bytes: &bytes, part: first.part(), segment: None };
+            ended(first.frame, self.send((guest, endpoint), (&load, &first.to), gather, world));
+            left = rest;
+        }
+    }
+
+    /// Sends as many of a row as go in one call. Returns how many; none: the first is to be sent alone.
+    fn send_some<'a>(
+        &mut self,
+        row: &[Departure],
+        bytes: &impl Fn(usize) -> Bytes<'a>,
+        gather: &mut Gather,
+    ) -> Option<usize> {
+        self.set_fragmenting(&row[0].to.ip(), !row[0].packet.is_to_stay_whole);
+        let target = |departure: &Departure| {
+            let hop_limit = Some(departure.packet.passed_on());
+            (departure.to, Sending { hop_limit, ..Sending::default() })
+        };
+        let pieces = gather.collect_row(row.iter().map(|departure| (bytes(departure.frame), departure.part())));
+        datagrams::send_row(&self.fd, &pieces, row.iter().map(target)).ok().filter(|sent| *sent > 0)
     }
 
     fn set_fragmenting(&mut self, like: &IpAddr, may_fragment: bool) {
@@ -126,14 +221,14 @@ pub(super) fn send(
     to: &SocketAddr,
     how: Sending,
 ) -> io::Result<()> {
-    let sent = net::send_datagrams(fd, &gather.collect_part(bytes, part.start, part.len()), to, how);
+    let sent = datagrams::send_datagrams(fd, &gather.collect_part(bytes, part.start, part.len()), to, how);
     match (sent, how.segment) {
         (Err(error), Some(segment)) if error.kind() != io::ErrorKind::WouldBlock => {
             // More of them than the kernel takes, or longer than go whole: one by one.
             let (mut sent, end, how) = (Ok(()), part.end, Sending { segment: None, ..how });
             for at in part.step_by(segment.into()) {
                 let pieces = gather.collect_part(bytes, at, usize::from(segment).min(end - at));
-                sent = sent.and(net::send_datagrams(fd, &pieces, to, how));
+                sent = sent.and(datagrams::send_datagrams(fd, &pieces, to, how));
             }
             sent
         }

@@ -29,8 +29,9 @@ use crate::frame::vnet::VnetHeader;
 use crate::metrics::Counter;
 use crate::ring::Bytes;
 use crate::switch::PortId;
+use crate::sys::datagrams::Received;
 use crate::sys::errqueue::Lost;
-use crate::sys::net::{self, Received};
+use crate::sys::net;
 
 /// Types of request and reply, of ICMP and ICMPv6.
 const REQUEST_V4: u8 = 8;

@@ -19,27 +19,25 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use super::carrier::{Carrier, Load, Original};
+use super::carrier::{Carrier, Departure, Load, Original};
 use super::id::{Id, Kind};
 use super::out::Guest;
 use super::packet::Packet;
 use super::policy::Policy;
 use super::tcp::{Surroundings, Turnover};
 use crate::metrics::Counter;
-use crate::ring::Gather;
+use crate::ring::{Bytes, Gather};
 use crate::switch::PortId;
+use crate::sys::datagrams::{Inbox, Received};
 use crate::sys::errqueue::Lost;
-use crate::sys::net::{self, Received};
 use crate::sys::poller::Ready;
 
 /// Nanoseconds.
 pub(super) const SECOND: u64 = 1_000_000_000;
-/// Times that one endpoint is read before the next one is.
+/// What is read of one endpoint before the next one is: so many messages.
 const READS_MAX: usize = 16;
 /// Endpoints that are ended in one go: to close their sockets takes the time that others' frames wait.
 const SWEPT_MAX: usize = 256;
-/// The longest that may come in one go.
-const RECEIVED_MAX: usize = 65_535;
 
 /// How many endpoints of a protocol there may be, and for how long.
 pub(super) struct Bounds {
@@ -162,17 +160,19 @@ impl<E: Endpoint> Entry<E> {
     }
 
     /// Reads what has come. Returns whether that was anything, and whether there may be more.
-    fn read(&self, room: &mut [u8], world: &mut Surroundings<'_>) -> (bool, bool) {
-        let mut has_come = false;
-        for _ in 0..READS_MAX {
-            match net::receive_datagrams(&self.carrier.fd, room) {
-                Ok(received) => {
+    fn read(&self, inbox: &mut Inbox, world: &mut Surroundings<'_>) -> (bool, bool) {
+        let (mut has_come, mut left) = (false, READS_MAX);
+        while left > 0 {
+            let deliver =
+                |received: &Received, bytes: &mut [u8]| self.endpoint.deliver(self.guest, received, bytes, world);
+            match inbox.receive(&self.carrier.fd, left, deliver) {
+                Ok(came) => {
                     has_come = true;
-                    self.endpoint.deliver(self.guest, &received, &mut room[..received.len], world);
+                    left -= came;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (has_come, false),
                 // What became of something that was sent, which is told elsewhere.
-                Err(_) => {}
+                Err(_) => left -= 1,
             }
         }
         (has_come, true)
@@ -196,8 +196,7 @@ pub(super) struct Endpoints<E: Endpoint> {
     swept_at: u64,
     pub(super) gather: Gather,
     turnover: Turnover,
-    /// Where is received what comes.
-    room: Vec<u8>,
+    inbox: Inbox,
 }
 
 impl<E: Endpoint> Endpoints<E> {
@@ -212,7 +211,7 @@ impl<E: Endpoint> Endpoints<E> {
             swept_at: 0,
             gather: Gather::default(),
             turnover: Turnover::default(),
-            room: Vec::new(),
+            inbox: Inbox::default(),
         }
     }
 
@@ -224,20 +223,57 @@ impl<E: Endpoint> Endpoints<E> {
         (load, to): (&Load<'_, '_>, &SocketAddr),
         world: &mut Surroundings<'_>,
     ) -> Result<(), Counter> {
+        let id = self.prepare(guest, key, (load.packet, to), world)?;
+        let Some((entry, gather)) = self.entry(id) else { return Err(Counter::DropRxFlowLimit) };
+        let Entry { endpoint, carrier, .. } = entry;
+        carrier.send((guest, &*endpoint), (load, to), gather, world)
+    }
+
+    /// Has an endpoint of this key for a guest's packet that is about to be sent to `to`.
+    pub(super) fn prepare(
+        &mut self,
+        guest: Guest,
+        key: E::Key,
+        (packet, to): (&Packet, &SocketAddr),
+        world: &mut Surroundings<'_>,
+    ) -> Result<Id, Counter> {
         let index = match self.by_key.get(&key) {
             Some(&index) => index,
             None => self.open(guest, key, world)?,
         };
-        let Self { slots, used, gather, .. } = self;
-        let Some(entry) = slots[index as usize].entry.as_mut() else { return Ok(()) };
+        let Self { slots, used, .. } = self;
+        let slot = &mut slots[index as usize];
+        let entry = slot.entry.as_mut().ok_or(Counter::DropRxFlowLimit)?;
         if entry.guest.port != guest.port {
             return Err(Counter::DropRxForbidden);
         }
         entry.guest = guest;
         entry.touch(index, used, world.now);
-        entry.endpoint.will_send(load.packet, to);
-        let Entry { endpoint, carrier, .. } = &mut **entry;
-        carrier.send((guest, &*endpoint), (load, to), gather, world)
+        entry.endpoint.will_send(packet, to);
+        Ok(Id { index, generation: slot.generation })
+    }
+
+    /// Sends packets from the endpoint that was prepared for them. `bytes` has those of their frames; `ended` hears
+    /// what became of each.
+    pub(super) fn send_row<'a>(
+        &mut self,
+        id: Id,
+        row: &[Departure],
+        bytes: impl Fn(usize) -> Bytes<'a>,
+        world: &mut Surroundings<'_>,
+        mut ended: impl FnMut(usize, Result<(), Counter>),
+    ) {
+        let Some((entry, gather)) = self.entry(id) else {
+            // It has had to give way meanwhile.
+            return row.iter().for_each(|departure| ended(departure.frame, Err(Counter::DropRxFlowLimit)));
+        };
+        let Entry { endpoint, carrier, guest, .. } = entry;
+        carrier.send_row((*guest, &*endpoint), row, bytes, (gather, world), ended);
+    }
+
+    fn entry(&mut self, id: Id) -> Option<(&mut Entry<E>, &mut Gather)> {
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        Some((slot.entry.as_mut()?, &mut self.gather))
     }
 
     fn open(&mut self, guest: Guest, key: E::Key, world: &mut Surroundings<'_>) -> Result<u32, Counter> {
@@ -290,10 +326,7 @@ impl<E: Endpoint> Endpoints<E> {
 
     /// Something has come to an endpoint, or has become of what it sent.
     pub(super) fn event(&mut self, id: Id, ready: Ready, world: &mut Surroundings<'_>) {
-        let Some(slot) = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation) else {
-            return;
-        };
-        let Some(entry) = &mut slot.entry else { return };
+        let Some((entry, _)) = self.entry(id) else { return };
         world.efforts.note(entry.guest.port);
         if ready.failed {
             entry.carrier.hear(entry.guest, &entry.endpoint, world);
@@ -317,9 +350,8 @@ impl<E: Endpoint> Endpoints<E> {
             let Some(id) = self.ready.pop_front() else { return };
             let slot = &mut self.slots[id.index as usize];
             let Some(entry) = slot.entry.as_mut().filter(|_| slot.generation == id.generation) else { continue };
-            self.room.resize(RECEIVED_MAX, 0);
             world.efforts.note(entry.guest.port);
-            let (has_come, has_more) = entry.read(&mut self.room, world);
+            let (has_come, has_more) = entry.read(&mut self.inbox, world);
             entry.is_ready = has_more;
             if has_more {
                 self.ready.push_back(id);

@@ -1,10 +1,10 @@
 //! The engine: packets of guests into the host's sockets, and back.
 //!
 //! Theory of operation. One worker has one engine, for the guests of its ports. What those send to the gateway comes
-//! by [`Engine::take`]. The engine's sockets are watched by a poller of its own, whose descriptor the worker watches
-//! ([`Engine::fd`]); what has happened to them is looked at in [`Engine::look`], and so is what is due by time. What is
-//! for guests comes out in two ways: whole frames ([`Engine::frames`]), and offers of a connection's data, which goes
-//! from the socket straight into the guest's buffers ([`Engine::offer`], [`Engine::supply`]).
+//! by [`Engine::take_burst`]. The engine's sockets are watched by a poller of its own, whose descriptor the worker
+//! watches ([`Engine::fd`]); what has happened to them is looked at in [`Engine::look`], and so is what is due by time.
+//! What is for guests comes out in two ways: whole frames ([`Engine::frames`]), and offers of a connection's data,
+//! which goes from the socket straight into the guest's buffers ([`Engine::offer`], [`Engine::supply`]).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +15,7 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::Settings;
+use super::carrier::{Departure, Row};
 use super::dns::{self, Dns, Names};
 use super::echo::{Echo, Query};
 use super::efforts::Efforts;
@@ -81,6 +82,7 @@ pub struct Engine {
     fragments: Fragments,
     packets: u32,
     dns: Dns,
+    row: Row,
     out: Out,
     taken: Vec<Frame>,
     happened: Vec<(u64, Ready)>,
@@ -128,6 +130,7 @@ impl Engine {
             fragments: Fragments::default(),
             packets: 0,
             dns: Dns::new(settings, names),
+            row: Row::default(),
             out: Out::default(),
             taken: Vec::new(),
             happened: Vec::new(),
@@ -156,11 +159,71 @@ impl Engine {
         self.poller.as_fd()
     }
 
-    /// Takes a frame that the guest on a port has sent to the gateway. `now` is a clock in nanoseconds.
+    /// Takes a frame that the guest on a port has sent. `now` is a clock in nanoseconds.
     ///
     /// # Errors
     /// The counter of the reason why it goes no further.
     pub fn take(&mut self, port: PortId, offload: &Offload, bytes: &Bytes<'_>, now: u64) -> Result<(), Counter> {
+        let mut result = Ok(());
+        self.take_burst(port, [0].into_iter(), |_| (*offload, *bytes), now, |_, ended| result = ended);
+        result
+    }
+
+    /// Takes those `frames` of a burst, each of which `view` shows. `ended` hears what became of each. Datagrams of one
+    /// endpoint that follow one another are sent together.
+    pub fn take_burst<'a>(
+        &mut self,
+        port: PortId,
+        frames: impl Iterator<Item = usize>,
+        view: impl Fn(usize) -> (Offload, Bytes<'a>),
+        now: u64,
+        mut ended: impl FnMut(usize, Result<(), Counter>),
+    ) {
+        let mut row = std::mem::take(&mut self.row);
+        for frame in frames {
+            let (offload, bytes) = view(frame);
+            if matches!(offload, Offload::Segment(_)) {
+                // It is sent at once, and what came before it has to be before it.
+                self.depart(&mut row, &view, now, &mut ended);
+            }
+            match self.begin(port, &offload, &bytes, now) {
+                Ok(None) => ended(frame, Ok(())),
+                Err(reason) => ended(frame, Err(reason)),
+                Ok(Some((id, departure))) => {
+                    if !row.takes(id, &departure) {
+                        self.depart(&mut row, &view, now, &mut ended);
+                    }
+                    row.push(id, Departure { frame, ..departure });
+                }
+            }
+        }
+        self.depart(&mut row, &view, now, &mut ended);
+        self.row = row;
+    }
+
+    /// Sends what is in a row.
+    fn depart<'a>(
+        &mut self,
+        row: &mut Row,
+        view: &impl Fn(usize) -> (Offload, Bytes<'a>),
+        now: u64,
+        ended: &mut impl FnMut(usize, Result<(), Counter>),
+    ) {
+        if let Some((id, departures)) = row.all() {
+            let (_, udp, _, mut world) = self.parts(now);
+            udp.send_row(id, departures, |frame| view(frame).1, &mut world, ended);
+            row.clear();
+        }
+    }
+
+    /// Takes one. If it is a datagram that may go with others, that is left to be done.
+    fn begin(
+        &mut self,
+        port: PortId,
+        offload: &Offload,
+        bytes: &Bytes<'_>,
+        now: u64,
+    ) -> Result<Option<(Id, Departure)>, Counter> {
         let head = bytes.head();
         if MacAddr::destination_of(head) != Some(self.gateway_mac) {
             // What is for all is the services'.
@@ -168,21 +231,27 @@ impl Engine {
         }
         if self.forwards.hear(port, (head, bytes.len()), &self.policy) {
             self.noted = None;
-            return Ok(());
+            return Ok(None);
         }
         let mut packet = Packet::parse(head, bytes.len(), offload).ok_or(Counter::DropRxBadPacket)?;
         if !self.policy.is_guests(packet.from) {
             return Err(Counter::DropRxForbidden);
         }
         if packet.is_fragment {
-            let Some(whole) = self.fragments.take(port, &packet, bytes, now)? else { return Ok(()) };
+            let Some(whole) = self.fragments.take(port, &packet, bytes, now)? else { return Ok(None) };
             packet = Packet::parse(&whole, whole.len(), &Offload::None).ok_or(Counter::DropRxBadPacket)?;
             if packet.is_fragment {
                 return Err(Counter::DropRxBadPacket);
             }
             // Its sender has cut it, and so may others.
             packet.is_to_stay_whole = false;
-            return self.carry(port, &packet, (&Offload::None, &Bytes::private(&whole)), now);
+            let bytes = Bytes::private(&whole);
+            let Some((id, departure)) = self.carry(port, &packet, (&Offload::None, &bytes), now)? else {
+                return Ok(None);
+            };
+            let (mut result, (_, udp, _, mut world)) = (Ok(None), self.parts(now));
+            udp.send_row(id, &[departure], |_| bytes, &mut world, |_, ended| result = ended.map(|()| None));
+            return result;
         }
         self.carry(port, &packet, (offload, bytes), now)
     }
@@ -194,13 +263,13 @@ impl Engine {
         packet: &Packet,
         (offload, bytes): (&Offload, &Bytes<'_>),
         now: u64,
-    ) -> Result<(), Counter> {
+    ) -> Result<Option<(Id, Departure)>, Counter> {
         let guest = Guest { port, mac: packet.mac };
         self.dns.meet(guest, packet.from);
         // Where TCP and UDP have it; a frame that is too short for that is found out by either.
         let to_port = be16(bytes.head(), packet.transport + 2).unwrap_or_default();
         if self.is_question(packet, to_port) {
-            return self.ask(guest, packet, offload, bytes, now);
+            return self.ask(guest, packet, offload, bytes, now).map(|()| None);
         }
         let target = self.target(packet);
         if !self.forwards.is_empty() && self.noted.replace((guest, packet.from)) != Some((guest, packet.from)) {
@@ -210,10 +279,13 @@ impl Engine {
         let result = match packet.protocol {
             _ if target == Err(Counter::DropRxHopLimit) => Err(Counter::DropRxHopLimit),
             ip::TCP => {
-                tcp.take(guest, packet, bytes, target.map(|target| SocketAddr::new(target, to_port)), &mut world)
+                let target = target.map(|target| SocketAddr::new(target, to_port));
+                tcp.take(guest, packet, bytes, target, &mut world).map(|()| None)
             }
             ip::UDP => udp.take(guest, packet, (offload, bytes), target, &mut world),
-            ip::ICMP | ip::ICMPV6 => target.and_then(|target| echo.take(guest, packet, bytes, target, &mut world)),
+            ip::ICMP | ip::ICMPV6 => {
+                target.and_then(|target| echo.take(guest, packet, bytes, target, &mut world)).map(|()| None)
+            }
             _ => Err(Counter::DropRxNotCarried),
         };
         if let Err(end @ (Counter::DropRxHopLimit | Counter::DropRxForbidden | Counter::DropRxFlowLimit)) = result {

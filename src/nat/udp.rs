@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use super::carrier::{self, Load, Original};
+use super::carrier::{self, Departure, Load, Original};
 use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used, no_socket};
 use super::fragments;
 use super::headers::{Ends, HOP_LIMIT};
-use super::id::Kind;
+use super::id::{Id, Kind};
 use super::out::Guest;
 use super::packet::Packet;
 use super::policy::Policy;
@@ -26,8 +26,9 @@ use crate::frame::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_UDP_L4, VnetHeader};
 use crate::metrics::Counter;
 use crate::ring::Bytes;
 use crate::switch::PortId;
+use crate::sys::datagrams::{Received, Sending};
 use crate::sys::errqueue::Lost;
-use crate::sys::net::{self, Received, Sending};
+use crate::sys::net;
 
 /// What a datagram says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +130,8 @@ impl Source {
 pub(super) type Udp = Endpoints<Source>;
 
 impl Udp {
-    /// Takes a guest's packet. `target` is where it goes in the host's world, if the guest may go there unasked.
+    /// Takes a guest's packet. `target` is where it goes in the host's world, if the guest may go there unasked. A
+    /// datagram that stands alone is not sent yet: it may go with others of its endpoint's, whose this is.
     pub(super) fn take(
         &mut self,
         guest: Guest,
@@ -137,17 +139,23 @@ impl Udp {
         (offload, bytes): (&Offload, &Bytes<'_>),
         target: Result<IpAddr, Counter>,
         world: &mut Surroundings<'_>,
-    ) -> Result<(), Counter> {
+    ) -> Result<Option<(Id, Departure)>, Counter> {
         let Header { from_port, to_port, payload } = Header::parse(bytes.head(), packet, offload)?;
         let address = SocketAddr::new(packet.from, from_port);
         let known = SocketAddr::new(packet.to, to_port);
         let segment = if let Offload::Segment(gso) = offload { Some(gso.size) } else { None };
         if let Some(way) = world.forwards.way_back(guest, (address, known), target.ok(), world.now) {
             let how = Sending { segment, from: way.from, hop_limit: Some(packet.passed_on()) };
-            return carrier::send(way.fd, &mut self.gather, (bytes, payload), &way.to, how).map_err(carrier::counter);
+            carrier::send(way.fd, &mut self.gather, (bytes, payload), &way.to, how).map_err(carrier::counter)?;
+            return Ok(None);
         }
-        let target = SocketAddr::new(target?, to_port);
-        self.send(guest, address, (&Load { packet, bytes, part: payload, segment }, &target), world)
+        let to = SocketAddr::new(target?, to_port);
+        if segment.is_some() {
+            self.send(guest, address, (&Load { packet, bytes, part: payload, segment }, &to), world)?;
+            return Ok(None);
+        }
+        let id = self.prepare(guest, address, (packet, &to), world)?;
+        Ok(Some((id, Departure { frame: 0, packet: *packet, part: (payload.start, payload.end), to })))
     }
 }
 

@@ -9,6 +9,8 @@
 //! copy of the frame's first bytes; only what follows is read from the guest's memory, once, by the kernel. If that
 //! memory has gone away meanwhile, the kernel says EFAULT, which costs this frame alone.
 
+use std::ops::Range;
+
 use super::copy::Bytes;
 
 /// Pieces that the kernel takes at once (`UIO_MAXIOV`).
@@ -18,6 +20,8 @@ pub const PIECES_MAX: usize = 1024;
 #[derive(Default)]
 pub struct Gather {
     pieces: Vec<libc::iovec>,
+    /// Of a row of frames: where the pieces of each end.
+    ends: Vec<usize>,
     /// A frame in more pieces than the kernel takes, in one.
     whole: Vec<u8>,
 }
@@ -67,6 +71,26 @@ impl Gather {
             self.pieces.extend(parts.of(span.ptr, span.len));
         }
         Pieces { pieces: &self.pieces, len }
+    }
+
+    /// Lists the pieces of parts of several frames, as far as all together are no more than the kernel takes of one.
+    pub fn collect_row<'a>(&'a mut self, parts: impl Iterator<Item = (Bytes<'a>, Range<usize>)>) -> Row<'a> {
+        self.pieces.clear();
+        self.ends.clear();
+        for (bytes, part) in parts {
+            debug_assert!(part.end <= bytes.len());
+            let head = bytes.head();
+            let mut listed = Part { skip: part.start, left: part.len() };
+            self.pieces.extend(listed.of(head.as_ptr(), head.len()));
+            for span in bytes.spans() {
+                self.pieces.extend(listed.of(span.ptr, span.len));
+            }
+            if self.pieces.len() > PIECES_MAX {
+                break;
+            }
+            self.ends.push(self.pieces.len());
+        }
+        Row { pieces: &self.pieces, ends: &self.ends }
     }
 
     /// Makes one piece of the whole frame.
@@ -125,5 +149,30 @@ impl Pieces<'_> {
     /// Whether there is no byte at all.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+/// Parts of several frames.
+#[derive(Debug)]
+pub struct Row<'a> {
+    pieces: &'a [libc::iovec],
+    ends: &'a [usize],
+}
+
+impl Row<'_> {
+    /// The pieces of each, as [`Pieces::as_iovecs`].
+    pub(crate) fn as_iovecs(&self) -> impl Iterator<Item = &[libc::iovec]> {
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        starts.zip(self.ends).map(|(start, end)| &self.pieces[start..*end])
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
     }
 }

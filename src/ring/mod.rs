@@ -20,7 +20,7 @@ mod tx;
 pub use control::{COMMAND_LEN_MAX, ControlRing};
 pub use copy::Bytes;
 pub use error::RingError;
-pub use gather::{Gather, PIECES_MAX, Pieces};
+pub use gather::{Gather, PIECES_MAX, Pieces, Row};
 pub use in_place::InPlace;
 pub use memory::GuestMem;
 pub use notify::signal;

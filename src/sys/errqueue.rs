@@ -4,7 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
-use super::net::{receive, set_number};
+use super::datagrams::receive;
+use super::net::set_number;
 
 /// An ICMP message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! System calls, wrapped thinly and without policy: the other room with `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod datagrams;
 pub mod errqueue;
 pub mod fd;
 pub mod holder;

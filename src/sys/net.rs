@@ -1,10 +1,9 @@
 //! Sockets of the host that carry guests' connections: calls and options that no crate has safely.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::errqueue::keep_errors;
@@ -176,170 +175,6 @@ pub(super) fn set_number(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Room for control messages: of what is sent two numbers and an address, of what comes as many, or an error and an
-/// address.
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_LEN]);
-
-const CONTROL_LEN: usize = 128;
-
-impl Control {
-    /// Adds a message behind those that the room holds so far, and has `message` name them all.
-    fn add<T: Copy>(&mut self, message: &mut libc::msghdr, (level, kind): (libc::c_int, libc::c_int), value: T) {
-        let at = message.msg_controllen;
-        // SAFETY: these two compute lengths, and touch nothing.
-        let (space, len) = unsafe { (libc::CMSG_SPACE(size_of::<T>() as u32), libc::CMSG_LEN(size_of::<T>() as u32)) };
-        let room = &mut self.0[at..at + space as usize];
-        let header = room.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: a header and the value behind it lie within `room`, which nobody else has, and which is aligned for a
-        // header: the whole is, and the spaces of all messages before are multiples of that.
-        unsafe {
-            (*header).cmsg_level = level;
-            (*header).cmsg_type = kind;
-            (*header).cmsg_len = len as usize;
-            libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
-        }
-        message.msg_control = self.0.as_mut_ptr().cast();
-        message.msg_controllen = at + space as usize;
-    }
-}
-
-/// How datagrams are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sending {
-    /// How long each is, but for the last, where there are several.
-    pub segment: Option<u16>,
-    /// From which of the host's addresses; none: the host chooses.
-    pub from: Option<IpAddr>,
-    /// Their hop limit, which is not zero; none: the host's own.
-    pub hop_limit: Option<u8>,
-}
-
-/// Sends one datagram, or as many as the bytes make, to `to`.
-///
-/// # Errors
-/// Those of sendmsg(2). EFAULT when the guest's memory under the frame has gone away.
-pub fn send_datagrams(fd: impl AsFd, pieces: &Pieces<'_>, to: &SocketAddr, how: Sending) -> io::Result<()> {
-    let (iovecs, address, mut control) = (pieces.as_iovecs(), SockaddrStorage::from(*to), Control([0; CONTROL_LEN]));
-    // SAFETY: all zero is an empty message.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_name = address.as_ptr().cast_mut().cast();
-    message.msg_namelen = address.len();
-    message.msg_iov = iovecs.as_ptr().cast_mut();
-    message.msg_iovlen = iovecs.len();
-    if let Some(segment) = how.segment {
-        control.add(&mut message, (libc::SOL_UDP, libc::UDP_SEGMENT), segment);
-    }
-    match how.from {
-        Some(IpAddr::V4(from)) => {
-            let ipi_spec_dst = libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) };
-            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst, ipi_addr: libc::in_addr { s_addr: 0 } };
-            control.add(&mut message, (libc::IPPROTO_IP, libc::IP_PKTINFO), info);
-        }
-        Some(IpAddr::V6(from)) => {
-            let ipi6_addr = libc::in6_addr { s6_addr: from.octets() };
-            let info = libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 0 };
-            control.add(&mut message, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info);
-        }
-        None => {}
-    }
-    if let Some(hop_limit) = how.hop_limit {
-        let option =
-            if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) };
-        control.add(&mut message, option, libc::c_int::from(hop_limit));
-    }
-    // SAFETY: the pieces are mapped as long as they are borrowed, and the kernel only reads them, the address and the
-    // control messages, which are there.
-    let sent = unsafe { libc::sendmsg(fd.as_fd().as_raw_fd(), &raw const message, SEND_FLAGS) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Datagrams that have arrived in one go.
-#[derive(Clone, Copy, Debug)]
-pub struct Received {
-    /// Bytes of all of them.
-    pub len: usize,
-    /// Whose they are.
-    pub from: SocketAddr,
-    /// How long each is, but for the last, where there are several.
-    pub segment: Option<u16>,
-    /// To which of the host's addresses they have come, if the socket tells.
-    pub to: Option<IpAddr>,
-}
-
-/// Takes datagrams that have arrived, all of one sender, into `room`.
-///
-/// # Errors
-/// Those of recvmsg(2): also what became of a datagram that was sent before. `InvalidData` for more than there is room
-/// for.
-pub fn receive_datagrams(fd: impl AsFd, room: &mut [u8]) -> io::Result<Received> {
-    let (len, from, told) =
-        receive(fd.as_fd(), room, 0, |message| (message.msg_flags & libc::MSG_TRUNC == 0).then(|| told(message)))?;
-    let (segment, to) = told.ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Received { len, from, segment, to })
-}
-
-/// Takes a message out of one of a socket's queues, which `flags` say, into `room`. Returns how many bytes there are,
-/// the address that belongs to them, and what `read` makes of the header, which names the kernel's control messages.
-pub(super) fn receive<T>(
-    fd: BorrowedFd<'_>,
-    room: &mut [u8],
-    flags: libc::c_int,
-    read: impl FnOnce(&libc::msghdr) -> T,
-) -> io::Result<(usize, SocketAddr, T)> {
-    // SAFETY: all zero is an address of no family.
-    let mut address: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut control = Control([0; CONTROL_LEN]);
-    let mut iovec = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-    // SAFETY: all zero is an empty message.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_name = (&raw mut address).cast();
-    message.msg_namelen = size_of_val(&address) as libc::socklen_t;
-    (message.msg_iov, message.msg_iovlen) = (&raw mut iovec, 1);
-    (message.msg_control, message.msg_controllen) = ((&raw mut control).cast(), CONTROL_LEN);
-    // SAFETY: the kernel writes no more than there is room for in each of the three.
-    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags | libc::MSG_DONTWAIT) };
-    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel has written an address of the length that it says.
-    let address = unsafe { SockaddrStorage::from_raw((&raw const address).cast(), Some(message.msg_namelen)) };
-    let address = address.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
-    Ok((len, address, read(&message)))
-}
-
-fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
-}
-
-/// What the kernel says beside: how long each datagram is, and to which address they have come.
-fn told(message: &libc::msghdr) -> (Option<u16>, Option<IpAddr>) {
-    let (mut segment, mut to) = (None, None);
-    // SAFETY: the kernel has written control messages into the room that the message names, each with its length, and
-    // with the value that belongs to its level and type.
-    unsafe {
-        let mut header = libc::CMSG_FIRSTHDR(message);
-        while let Some(found) = header.as_ref() {
-            let data = libc::CMSG_DATA(header);
-            match (found.cmsg_level, found.cmsg_type) {
-                (libc::SOL_UDP, libc::UDP_GRO) => {
-                    segment = u16::try_from(data.cast::<libc::c_int>().read_unaligned()).ok();
-                }
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    to = Some(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into());
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    to = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
-                }
-                _ => {}
-            }
-            header = libc::CMSG_NXTHDR(message, header);
-        }
-    }
-    (segment, to)
-}
-
 /// Why a connection has failed, if it has.
 ///
 /// # Errors
@@ -377,7 +212,7 @@ pub fn send_pieces(fd: impl AsFd, pieces: &Pieces<'_>) -> io::Result<usize> {
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// Sends bytes, as many as there is room for.
 ///
@@ -482,7 +317,7 @@ pub fn send_buffer(fd: impl AsFd) -> io::Result<SendBuffer> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::TcpListener;
+    use std::net::{Ipv4Addr, TcpListener};
 
     use super::*;
 

@@ -118,19 +118,19 @@ impl NatHalf {
         let counters = &queue.shared.counters.giver;
         let (now, begun) = (delivery.now_ns, Instant::now());
         let mut engine = queue.lock();
-        for i in bits(wanted) {
+        let view = |i: usize| {
             let is_plain = delivery.burst.plain() & 1 << i != 0;
-            let offload = if is_plain { Offload::None } else { delivery.judged[i] };
-            let bytes = delivery.burst.bytes(i);
-            match engine.take(delivery.from, &offload, &bytes, now) {
-                Ok(()) => {
-                    counters.count(Counter::RxFrames);
-                    counters.add(Counter::RxBytes, bytes.len() as u64);
-                    counters.add_any(Counter::RxGsoFrames, u64::from(matches!(offload, Offload::Segment(_))));
-                }
-                Err(reason) => counters.count(reason),
+            (if is_plain { Offload::None } else { delivery.judged[i] }, delivery.burst.bytes(i))
+        };
+        engine.take_burst(delivery.from, bits(wanted), view, now, |i, ended| match ended {
+            Ok(()) => {
+                let (offload, bytes) = view(i);
+                counters.count(Counter::RxFrames);
+                counters.add(Counter::RxBytes, bytes.len() as u64);
+                counters.add_any(Counter::RxGsoFrames, u64::from(matches!(offload, Offload::Segment(_))));
             }
-        }
+            Err(reason) => counters.count(reason),
+        });
         if engine.burst_ended(now) {
             queue.dear_ns.store(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
         }

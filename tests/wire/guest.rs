@@ -313,6 +313,12 @@ impl Guest {
         self.send_with(&[0; 12], frame, &[]);
     }
 
+    /// Sends frames at once: the device sees none of them before it sees all.
+    pub(crate) fn send_together(&mut self, frames: &[Vec<u8>]) {
+        assert!(frames.iter().all(|frame| self.push(0, &[0; 12], frame, &[])), "there is no room");
+        self.transmit[0].publish();
+    }
+
     pub(crate) fn send_with(&mut self, header: &[u8; 12], frame: &[u8], split: &[usize]) {
         self.insist(|guest| guest.push(0, header, frame, split).then_some(()));
     }

@@ -34,6 +34,7 @@ mod policy;
 mod quiet;
 mod resolver;
 mod ring;
+mod rows;
 mod segments;
 mod shortage;
 #[allow(dead_code, reason = "the tests of uplinks use more of it")]

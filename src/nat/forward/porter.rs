@@ -20,15 +20,14 @@ use super::questions::Questions;
 use super::{Client, Forwards, known_as, question, refuse};
 use crate::config::Protocol;
 use crate::frame::vnet::VnetHeader;
+use crate::sys::datagrams::{Inbox, Received};
+use crate::sys::listen;
 use crate::sys::poller::{Poller, Trigger};
-use crate::sys::{listen, net};
 
 /// Connections that are accepted in a row on one socket, and times that datagrams are read in a row.
 const IN_A_ROW_MAX: usize = 32;
 /// How long clients wait that could not be accepted, in nanoseconds.
 const SHORTAGE_NS: u64 = 100_000_000;
-/// The longest that may come in one go.
-const RECEIVED_MAX: usize = 65_535;
 
 /// See the module's theory of operation.
 #[derive(Debug, Default)]
@@ -41,7 +40,7 @@ pub(in super::super) struct Porter {
     again_at: Option<u64>,
     questions: Questions,
     /// Where datagrams are received.
-    room: Vec<u8>,
+    inbox: Inbox,
 }
 
 /// What is left at a door that had its turn.
@@ -132,24 +131,23 @@ impl Porter {
     fn read(&mut self, (index, found): (u32, Option<Found>), world: &mut Surroundings<'_>) -> Left {
         let forwards = world.forwards;
         let door = &forwards.doors[index as usize];
-        self.room.resize(RECEIVED_MAX, 0);
-        for _ in 0..IN_A_ROW_MAX {
-            if !world.out.has_room() {
-                return Left::More;
-            }
-            let received = match net::receive_datagrams(&door.fd, &mut self.room) {
-                Ok(received) => received,
+        let mut left = IN_A_ROW_MAX;
+        while left > 0 && world.out.has_room() {
+            let bring = |received: &Received, bytes: &mut [u8]| {
+                let Some((found, from)) = found.zip(known_as(received.from, world.policy)) else { return };
+                let to = SocketAddr::new(found.address, door.guest_port);
+                // What answers a group comes from one of the host's own.
+                let host = received.to.filter(|to| !to.is_multicast());
+                let peer = Peer { port: found.guest.port, door: index, client: received.from, host };
+                forwards.note_peer((to, from), peer, world.now);
+                udp::deliver((from, to), found.guest.mac, received, bytes, world);
+            };
+            match self.inbox.receive(&door.fd, left, bring) {
+                Ok(came) => left -= came,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
                 // What became of one that was sent.
-                Err(_) => continue,
-            };
-            let Some((found, from)) = found.zip(known_as(received.from, world.policy)) else { continue };
-            let to = SocketAddr::new(found.address, door.guest_port);
-            // What answers a group comes from one of the host's own.
-            let host = received.to.filter(|to| !to.is_multicast());
-            let peer = Peer { port: found.guest.port, door: index, client: received.from, host };
-            forwards.note_peer((to, from), peer, world.now);
-            udp::deliver((from, to), found.guest.mac, &received, &self.room[..received.len], world);
+                Err(_) => left -= 1,
+            }
         }
         Left::More
     }
