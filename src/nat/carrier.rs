@@ -3,7 +3,7 @@
 //! Theory of operation. Each packet goes on with the guest's hop limit less one, and is cut into fragments on its way
 //! only if the guest allows that. What becomes of a packet is in the socket's queue of errors. The kernel tells of it
 //! there and lets the next call fail, whatever that is for: so a packet that could not be sent is tried once more when
-//! the queue has been read.
+//! the queue has been read. One that the host has no memory for is lost, as it would be on the way.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -67,7 +67,7 @@ impl Carrier {
         let how = Sending { segment: load.segment, from: None, hop_limit: Some(packet.passed_on()) };
         for n in 1.. {
             let Err(error) = send(&self.fd, gather, (load.bytes, load.part.clone()), to, how) else { break };
-            if error.kind() == io::ErrorKind::WouldBlock {
+            if is_full(&error) {
                 return Err(counter(error));
             }
             let mtu = self.hear(guest, endpoint, world);
@@ -128,7 +128,7 @@ pub(super) fn send(
 ) -> io::Result<()> {
     let sent = net::send_datagrams(fd, &gather.collect_part(bytes, part.start, part.len()), to, how);
     match (sent, how.segment) {
-        (Err(error), Some(segment)) if error.kind() != io::ErrorKind::WouldBlock => {
+        (Err(error), Some(segment)) if !is_full(&error) => {
             // More of them than the kernel takes, or longer than go whole: one by one.
             let (mut sent, end, how) = (Ok(()), part.end, Sending { segment: None, ..how });
             for at in part.step_by(segment.into()) {
@@ -143,8 +143,10 @@ pub(super) fn send(
 
 /// What a packet that could not be sent is counted as.
 pub(super) fn counter(error: io::Error) -> Counter {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => Counter::DropRxQueueFull,
-        _ => Counter::DropRxRefused,
-    }
+    if is_full(&error) { Counter::DropRxQueueFull } else { Counter::DropRxRefused }
+}
+
+/// Whether the socket, or the host, has no room for more at the moment.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || net::is_out_of_memory(error)
 }
