@@ -3,7 +3,7 @@
 //! Theory of operation. Each packet goes on with the guest's hop limit less one, and is cut into fragments on its way
 //! only if the guest allows that. What becomes of a packet is in the socket's queue of errors. The kernel tells of it
 //! there and lets the next call fail, whatever that is for: so a packet that could not be sent is tried once more when
-//! the queue has been read.
+//! the queue has been read. One that the host has no memory for is lost, as it would be on the way.
 //!
 //! What a burst has for one carrier goes in rows, of as many packets as one call takes. If one of them fails, it is
 //! tried alone, as any other, and the rest goes on behind it.
@@ -23,7 +23,7 @@ use super::tcp::Surroundings;
 use crate::metrics::Counter;
 use crate::ring::{Bytes, Gather};
 use crate::sys::datagrams::{self, Sending};
-use crate::sys::errqueue;
+use crate::sys::{errqueue, net};
 
 /// What became of so many packets is read in one go; what is more is in the queue until something happens again.
 const LOST_MAX: usize = 64;
@@ -120,7 +120,7 @@ impl Carrier {
         let how = Sending { segment: load.segment, from: None, hop_limit: Some(packet.passed_on()) };
         for n in 1.. {
             let Err(error) = send(&self.fd, gather, (load.bytes, load.part.clone()), to, how) else { break };
-            if error.kind() == io::ErrorKind::WouldBlock {
+            if is_full(&error) {
                 return Err(counter(error));
             }
             let mtu = self.hear(guest, endpoint, world);
@@ -223,7 +223,7 @@ pub(super) fn send(
 ) -> io::Result<()> {
     let sent = datagrams::send_datagrams(fd, &gather.collect_part(bytes, part.start, part.len()), to, how);
     match (sent, how.segment) {
-        (Err(error), Some(segment)) if error.kind() != io::ErrorKind::WouldBlock => {
+        (Err(error), Some(segment)) if !is_full(&error) => {
             // More of them than the kernel takes, or longer than go whole: one by one.
             let (mut sent, end, how) = (Ok(()), part.end, Sending { segment: None, ..how });
             for at in part.step_by(segment.into()) {
@@ -238,8 +238,10 @@ pub(super) fn send(
 
 /// What a packet that could not be sent is counted as.
 pub(super) fn counter(error: io::Error) -> Counter {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => Counter::DropRxQueueFull,
-        _ => Counter::DropRxRefused,
-    }
+    if is_full(&error) { Counter::DropRxQueueFull } else { Counter::DropRxRefused }
+}
+
+/// Whether the socket, or the host, has no room for more at the moment.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || net::is_out_of_memory(error)
 }

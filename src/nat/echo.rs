@@ -8,12 +8,13 @@
 //!
 //! The host may not allow ping sockets (`net.ipv4.ping_group_range`). That is said once, and requests are dropped.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::carrier::{Load, Original};
-use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used, no_socket};
+use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used};
 use super::fragments;
 use super::headers::{Ends, HOP_LIMIT};
 use super::icmp::{HEADER_LEN, Reason, put_checksum};
@@ -70,13 +71,14 @@ impl Endpoint for Query {
         self.guest
     }
 
-    fn socket(key: &Self) -> Result<OwnedFd, Counter> {
+    fn socket(key: &Self) -> io::Result<OwnedFd> {
         net::ping_socket(&key.guest).map_err(|error| match error.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => {
                 warn_once();
-                Counter::DropRxNotCarried
+                // For us it has none.
+                io::Error::from_raw_os_error(libc::EPROTONOSUPPORT)
             }
-            _ => no_socket(&error),
+            _ => error,
         })
     }
 

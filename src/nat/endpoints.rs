@@ -6,9 +6,11 @@
 //! guests, and waits in its socket until then.
 //!
 //! An endpoint ends when neither side has used it for as long as its protocol says; that something has become of what
-//! was sent is no use of it (RFC 5508, REQ-6). One more than there may be takes the place of the one of the guest's own
-//! that was used the longest ago, to the second; who has none is refused, or takes another's place, as
-//! [`Endpoint::gives_way`] says.
+//! was sent is no use of it (RFC 5508, REQ-6). One more than there may be, by our bounds or the process's, takes the
+//! place of the one of the guest's own that was used the longest ago, to the second; who has none is refused, or takes
+//! another's place, as [`Endpoint::gives_way`] says. Where the host has no memory, none gives way: that makes no room.
+//!
+//! What the host has no memory to read waits where it is, and is read a moment later.
 //!
 //! Bounds: those that [`Endpoint::BOUNDS`] has, and as many sockets as the process can have ([`super::sockets`]).
 
@@ -19,6 +21,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
+use super::SHORTAGE_NS;
 use super::carrier::{Carrier, Departure, Load, Original};
 use super::id::{Id, Kind};
 use super::out::Guest;
@@ -30,6 +33,7 @@ use crate::ring::{Bytes, Gather};
 use crate::switch::PortId;
 use crate::sys::datagrams::{Inbox, Received};
 use crate::sys::errqueue::Lost;
+use crate::sys::net;
 use crate::sys::poller::Ready;
 
 /// Nanoseconds.
@@ -52,12 +56,17 @@ pub(super) struct Bounds {
 }
 
 /// What a packet is counted as that gets no socket.
-pub(super) fn no_socket(error: &io::Error) -> Counter {
+fn no_socket(error: &io::Error) -> Counter {
     match error.raw_os_error() {
         // The host has no such protocol.
         Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => Counter::DropRxNotCarried,
         _ => Counter::DropRxFlowLimit,
     }
+}
+
+/// Whether there are as many of something as may be, so that one that is given up makes room.
+fn are_too_many(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EADDRINUSE))
 }
 
 /// What an endpoint is to its protocol.
@@ -78,8 +87,8 @@ pub(super) trait Endpoint: Debug + Sized {
     /// A socket that stands for such an endpoint.
     ///
     /// # Errors
-    /// What a packet is counted as that gets none; [`Counter::DropRxFlowLimit`] if it might get one later.
-    fn socket(key: &Self::Key) -> Result<OwnedFd, Counter>;
+    /// Those of socket(2), and of what makes it one that stands for the endpoint.
+    fn socket(key: &Self::Key) -> io::Result<OwnedFd>;
 
     /// Which endpoint gives way to one more of a guest's on this port when there are as many as may be.
     fn gives_way(used: &Used, port: PortId) -> Option<u32>;
@@ -159,8 +168,8 @@ impl<E: Endpoint> Entry<E> {
         }
     }
 
-    /// Reads what has come. Returns whether that was anything, and whether there may be more.
-    fn read(&self, inbox: &mut Inbox, world: &mut Surroundings<'_>) -> (bool, bool) {
+    /// Reads what has come. Returns whether that was anything, and what is left.
+    fn read(&self, inbox: &mut Inbox, world: &mut Surroundings<'_>) -> (bool, Left) {
         let (mut has_come, mut left) = (false, READS_MAX);
         while left > 0 {
             let deliver =
@@ -170,13 +179,23 @@ impl<E: Endpoint> Entry<E> {
                     has_come = true;
                     left -= came;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (has_come, false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (has_come, Left::Nothing),
+                Err(error) if net::is_out_of_memory(&error) => return (has_come, Left::Later),
                 // What became of something that was sent, which is told elsewhere.
                 Err(_) => left -= 1,
             }
         }
-        (has_come, true)
+        (has_come, Left::More)
     }
+}
+
+/// What is left of what has come to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    More,
+    /// The host has no memory to read it.
+    Later,
 }
 
 #[derive(Debug)]
@@ -193,6 +212,9 @@ pub(super) struct Endpoints<E: Endpoint> {
     by_key: HashMap<E::Key, u32>,
     used: Used,
     ready: VecDeque<Id>,
+    /// Those that could not be read, and when they are read again.
+    waiting: Vec<Id>,
+    again_at: Option<u64>,
     swept_at: u64,
     pub(super) gather: Gather,
     turnover: Turnover,
@@ -208,6 +230,8 @@ impl<E: Endpoint> Endpoints<E> {
             by_key: HashMap::new(),
             used: Used::default(),
             ready: VecDeque::new(),
+            waiting: Vec::new(),
+            again_at: None,
             swept_at: 0,
             gather: Gather::default(),
             turnover: Turnover::default(),
@@ -282,13 +306,13 @@ impl<E: Endpoint> Endpoints<E> {
             self.remove(E::gives_way(&self.used, guest.port).ok_or(Counter::DropRxFlowLimit)?);
         }
         let carrier = match (self.carrier(guest.port, &key, world), self.used.oldest(guest.port)) {
-            (Err(Counter::DropRxFlowLimit), Some(oldest)) => {
-                // There are too many of something: the guest's oldest may give it up.
+            (Err(error), Some(oldest)) if are_too_many(&error) => {
                 self.remove(oldest);
-                self.carrier(guest.port, &key, world)?
+                self.carrier(guest.port, &key, world)
             }
-            (made, _) => made?,
+            (made, _) => made,
         };
+        let carrier = carrier.map_err(|error| no_socket(&error))?;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, entry: None });
             (self.slots.len() - 1) as u32
@@ -307,8 +331,8 @@ impl<E: Endpoint> Endpoints<E> {
         Ok(index)
     }
 
-    fn carrier(&self, port: PortId, key: &E::Key, world: &Surroundings<'_>) -> Result<Carrier, Counter> {
-        let ticket = world.sockets.take(self.used.count(port)).ok_or(Counter::DropRxFlowLimit)?;
+    fn carrier(&self, port: PortId, key: &E::Key, world: &Surroundings<'_>) -> io::Result<Carrier> {
+        let ticket = world.sockets.take(self.used.count(port)).ok_or(io::Error::from_raw_os_error(libc::EMFILE))?;
         Ok(Carrier::new(E::socket(key)?, ticket))
     }
 
@@ -343,6 +367,10 @@ impl<E: Endpoint> Endpoints<E> {
 
     /// Reads what has come, as long as there is room for it.
     pub(super) fn receive(&mut self, world: &mut Surroundings<'_>) {
+        if self.again_at.is_some_and(|at| at <= world.now) {
+            self.again_at = None;
+            self.ready.extend(self.waiting.drain(..));
+        }
         for _ in 0..self.ready.len() {
             if !world.out.has_room() {
                 return;
@@ -351,10 +379,15 @@ impl<E: Endpoint> Endpoints<E> {
             let slot = &mut self.slots[id.index as usize];
             let Some(entry) = slot.entry.as_mut().filter(|_| slot.generation == id.generation) else { continue };
             world.efforts.note(entry.guest.port);
-            let (has_come, has_more) = entry.read(&mut self.inbox, world);
-            entry.is_ready = has_more;
-            if has_more {
-                self.ready.push_back(id);
+            let (has_come, left) = entry.read(&mut self.inbox, world);
+            entry.is_ready = left != Left::Nothing;
+            match left {
+                Left::Nothing => {}
+                Left::More => self.ready.push_back(id),
+                Left::Later => {
+                    self.waiting.push(id);
+                    self.again_at.get_or_insert(world.now + SHORTAGE_NS);
+                }
             }
             if has_come {
                 entry.touch(id.index, &mut self.used, world.now);
@@ -373,9 +406,18 @@ impl<E: Endpoint> Endpoints<E> {
         }
     }
 
-    /// When [`Self::sweep`] is due next.
-    pub(super) fn due(&self) -> Option<u64> {
+    /// Whether [`Self::sweep`] is due.
+    pub(super) fn is_to_sweep(&self, now: u64) -> bool {
+        self.sweep_at().is_some_and(|at| at <= now)
+    }
+
+    fn sweep_at(&self) -> Option<u64> {
         (!self.by_key.is_empty()).then_some(self.swept_at + E::BOUNDS.sweep_ns)
+    }
+
+    /// When [`Self::sweep`] or [`Self::receive`] is due next, if nothing happens before.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.sweep_at().into_iter().chain(self.again_at).min()
     }
 
     /// How many endpoints there have been since this was last asked.

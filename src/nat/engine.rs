@@ -377,10 +377,10 @@ impl Engine {
         let (tcp, udp, echo, mut world) = self.parts(now);
         tcp.timers(&mut world);
         tcp.acknowledge(&mut world);
-        if udp.due().is_some_and(|due| due <= now) {
+        if udp.is_to_sweep(now) {
             udp.sweep(now);
         }
-        if echo.due().is_some_and(|due| due <= now) {
+        if echo.is_to_sweep(now) {
             echo.sweep(now);
         }
         udp.receive(&mut world);

@@ -34,6 +34,9 @@ pub use sockets::Sockets;
 #[cfg(any(test, feature = "trials"))]
 pub use tcp::trial::trial as trial_of_tcp;
 
+/// How long that waits which the host had too little of something for, until it is tried again, in nanoseconds.
+const SHORTAGE_NS: u64 = 100_000_000;
+
 /// What one network's NAT is told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {

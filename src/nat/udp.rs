@@ -5,12 +5,13 @@
 //! knows of the endpoint may answer (RFC 4787, REQ-1; endpoint-independent filtering, REQ-8). The rest is what
 //! [`super::endpoints`] says. Nobody's endpoint gives way to another guest's.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use super::carrier::{self, Departure, Load, Original};
-use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used, no_socket};
+use super::endpoints::{Bounds, Endpoint, Endpoints, SECOND, Used};
 use super::fragments;
 use super::headers::{Ends, HOP_LIMIT};
 use super::id::{Id, Kind};
@@ -83,8 +84,8 @@ impl Endpoint for Source {
         self.address.ip()
     }
 
-    fn socket(address: &SocketAddr) -> Result<OwnedFd, Counter> {
-        net::datagram_socket(address).map_err(|error| no_socket(&error))
+    fn socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+        net::datagram_socket(address)
     }
 
     fn gives_way(used: &Used, port: PortId) -> Option<u32> {

@@ -189,6 +189,11 @@ pub fn reset_at_close(fd: impl AsFd) {
     let _ = sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
 }
 
+/// Whether a call has failed since the host has no memory for it, or no buffers, at the moment.
+pub fn is_out_of_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// Says to the peer that nothing more comes.
 ///
 /// # Errors

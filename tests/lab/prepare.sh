@@ -34,6 +34,8 @@ install_missing() {
         command -v c++ >/dev/null || want+=(g++)
         # Makes network namespaces and what is in them.
         command -v ip >/dev/null || want+=(iproute2)
+        # Has system calls fail.
+        command -v strace >/dev/null || want+=(strace)
         # Counts instructions.
         command -v valgrind >/dev/null || want+=(valgrind)
     fi

@@ -120,7 +120,7 @@ impl Talker {
     }
 
     /// Sends an echo request.
-    fn ping(&mut self, to: &str, hop_limit: u8, (identifier, number): (u16, u16), payload: &[u8]) {
+    pub(crate) fn ping(&mut self, to: &str, hop_limit: u8, (identifier, number): (u16, u16), payload: &[u8]) {
         let (mut frame, packet) = (Vec::new(), self.to(to, hop_limit));
         if to.contains(':') {
             packet.icmpv6_echo_request(identifier, number).write(&mut frame, payload).unwrap();

@@ -27,6 +27,7 @@ mod lengths;
 mod memory;
 mod nat;
 mod networks;
+mod no_memory;
 mod offloads;
 mod order;
 mod packet;

@@ -23,15 +23,15 @@ fn limit(daemon: &Daemon, descriptors: usize) {
 }
 
 /// A connection of a guest's, which says something and hears it back.
-struct Talk {
+pub(crate) struct Talk {
     port: u16,
-    seq: u32,
-    ack: u32,
-    server: TcpStream,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) server: TcpStream,
 }
 
 impl Talk {
-    fn begin(talker: &mut Talker, listener: &TcpListener, port: u16) -> Self {
+    pub(crate) fn begin(talker: &mut Talker, listener: &TcpListener, port: u16) -> Self {
         talker.tcp(port, SERVER, (7, None), "S", b"");
         let syn = std::iter::repeat_with(|| talker.hear()).find(|heard| heard.to_port == port && heard.syn).unwrap();
         let ack = syn.seq + 1;
@@ -41,7 +41,7 @@ impl Talk {
         Self { port, seq: 8, ack, server }
     }
 
-    fn goes_on(&mut self, talker: &mut Talker, text: &[u8]) {
+    pub(crate) fn goes_on(&mut self, talker: &mut Talker, text: &[u8]) {
         talker.tcp(self.port, SERVER, (self.seq, Some(self.ack)), "", text);
         self.seq += text.len() as u32;
         let mut heard = vec![0; text.len()];

@@ -3,8 +3,9 @@
 //! Theory of operation. A question is asked under a number that nobody can guess, from a socket of its own whose port
 //! nobody can guess either, and which is connected: the kernel drops what does not come from the resolver (RFC 5452).
 //! An answer must have the number and repeat the question. The next resolver is asked when one does not answer for
-//! [`RETRY_NS`], cannot be reached, or says that it cannot tell; those that were asked may still answer. If nobody has
-//! answered for [`GIVE_UP_NS`], or all have said that they cannot tell, the guest hears that.
+//! [`RETRY_NS`], cannot be reached, or says that it cannot tell; those that were asked may still answer. Where the host
+//! has too few of something to ask the next one, that is tried again as long after. If nobody has answered for
+//! [`GIVE_UP_NS`], or all have said that they cannot tell, the guest hears that.
 //!
 //! Nothing is remembered: those who do that are the guest and the resolver.
 //!
@@ -26,6 +27,7 @@ use super::slots::Slots;
 use super::{Client, give};
 use crate::metrics::Counter;
 use crate::switch::PortId;
+use crate::sys::net;
 
 /// Questions of one guest that wait for an answer.
 pub(super) const PER_GUEST_MAX: usize = 512;
@@ -123,14 +125,17 @@ impl Relay {
         self.by_age.insert(number, id);
         self.by_port.entry(port).or_default().insert(number);
         self.due.insert((begun, id));
-        if self.next(id, world) == Err(Shortage) {
-            // The host has too few of something: an old one of the guest's own gives it up.
-            let oldest = its_oldest(self).filter(|oldest| *oldest != number);
-            oldest.into_iter().for_each(|oldest| self.remove(oldest));
-            if self.next(id, world) == Err(Shortage) {
-                self.remove(number);
-                return Err(Counter::DropRxFlowLimit);
-            }
+        let mut asking = self.next(id, world);
+        if asking == Err(Shortage { is_ours: true })
+            && let Some(oldest) = its_oldest(self).filter(|oldest| *oldest != number)
+        {
+            // An old one of the guest's own gives up what there are too few of.
+            self.remove(oldest);
+            asking = self.next(id, world);
+        }
+        if asking.is_err() {
+            self.remove(number);
+            return Err(Counter::DropRxFlowLimit);
         }
         self.settle(id, world);
         Ok(())
@@ -154,8 +159,9 @@ impl Relay {
                     break;
                 }
                 Err(error) if is_shortage(&error) => {
+                    asked.due = asked.due.min(world.now + RETRY_NS);
                     self.due.insert((asked.due, id));
-                    return Err(Shortage);
+                    return Err(Shortage { is_ours: !net::is_out_of_memory(&error) });
                 }
                 Err(_) => asked.sockets.push(None),
             }
@@ -243,9 +249,11 @@ impl Relay {
                 continue;
             };
             let has_next = asked.sockets.len() < asked.resolvers.len();
-            if !has_next || world.now >= asked.begun + GIVE_UP_NS || self.next(id, world).is_err() {
+            if !has_next || world.now >= asked.begun + GIVE_UP_NS {
                 self.give_up(id, world);
             } else {
+                // If the host has too few of something, time brings another attempt.
+                let _ = self.next(id, world);
                 self.settle(id, world);
             }
         }
@@ -286,10 +294,14 @@ enum Read {
 
 /// The host has too few of something.
 #[derive(Debug, PartialEq)]
-struct Shortage;
+struct Shortage {
+    /// Whether it is something that our sockets have, and not memory.
+    is_ours: bool,
+}
 
 fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRINUSE))
+    let is_ours = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EADDRINUSE));
+    is_ours || net::is_out_of_memory(error)
 }
 
 /// A socket on which a resolver was sent a message.

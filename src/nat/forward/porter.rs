@@ -3,7 +3,7 @@
 //! Theory of operation. Doors are watched by edges: one that has something is read, or accepted on, until it has no
 //! more, a bounded number of times in a row, in turn with the others. Where its clients cannot be taken now, they wait
 //! where they are: in the door's own queue, of which the kernel bounds the length, and the door is looked at again
-//! later. They wait for better times when the process or the host has too few of something to accept one, and for an
+//! later. They wait for better times when the process or the host has too few of something to take one in, and for an
 //! answer when it is not known where the address is that the door leads to, which guests are asked then
 //! ([`Questions`]). If nobody answers, all that wait are refused.
 
@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 
+use super::super::SHORTAGE_NS;
 use super::super::id::{Id, Kind};
 use super::super::tcp::{Surroundings, Tcp};
 use super::super::udp;
@@ -21,13 +22,11 @@ use super::{Client, Forwards, known_as, question, refuse};
 use crate::config::Protocol;
 use crate::frame::vnet::VnetHeader;
 use crate::sys::datagrams::{Inbox, Received};
-use crate::sys::listen;
 use crate::sys::poller::{Poller, Trigger};
+use crate::sys::{listen, net};
 
 /// Connections that are accepted in a row on one socket, and times that datagrams are read in a row.
 const IN_A_ROW_MAX: usize = 32;
-/// How long clients wait that could not be accepted, in nanoseconds.
-const SHORTAGE_NS: u64 = 100_000_000;
 
 /// See the module's theory of operation.
 #[derive(Debug, Default)]
@@ -145,6 +144,7 @@ impl Porter {
             match self.inbox.receive(&door.fd, left, bring) {
                 Ok(came) => left -= came,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
+                Err(error) if net::is_out_of_memory(&error) => return Left::Later(world.now + SHORTAGE_NS),
                 // What became of one that was sent.
                 Err(_) => left -= 1,
             }

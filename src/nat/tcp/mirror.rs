@@ -18,6 +18,10 @@
 //! Pure: the clock is a number, the kernel a [`HostSocket`]; segments come as they were read, and go out as
 //! [`Header`]s.
 //!
+//! Where the host has no memory for a call, nothing is lost by that: what the guest has sent is kept, or not
+//! acknowledged, what the peer has sent is in its place, and the call is made again a moment later. The kernel tells
+//! nobody when it has memory again.
+//!
 //! Invariants: `una <= nxt <= max` on the circle; `edge` never moves back, and nothing beyond it is taken; nothing is
 //! taken away from the kernel that the guest has not acknowledged.
 
@@ -161,6 +165,10 @@ pub(super) struct Mirror {
     round_trips: RoundTrips,
     /// When something is to be done about what was not acknowledged.
     retry_at: Option<u64>,
+    /// When the socket is tried again, for which the host had no memory.
+    again_at: Option<u64>,
+    /// Whether it is not to be read until then.
+    reads_later: bool,
     heard_at: u64,
     /// When a segment that brings nothing and fits nowhere is answered again.
     corrects_at: u64,
@@ -207,6 +215,8 @@ impl Mirror {
             retries: 0,
             round_trips: RoundTrips::new(),
             retry_at: None,
+            again_at: None,
+            reads_later: false,
             heard_at: now,
             corrects_at: now,
         }

@@ -447,7 +447,7 @@ impl Tcp {
         mirror.is_readable |= ready.readable || ready.hung_up;
         connection.is_last |= ready.ended || ready.hung_up;
         let (mirror, mut kernel) = connection.split(gather);
-        if ready.writable { mirror.has_room(&mut kernel) } else { Fate::Lives }
+        if ready.writable { mirror.has_room(&mut kernel, world.now) } else { Fate::Lives }
     }
 
     /// Something may be due.
@@ -474,6 +474,7 @@ impl Tcp {
         let header = match mirror.timer(world.now) {
             Timer::Nothing | Timer::Again => return Fate::Lives,
             Timer::GiveUp => return Fate::Failed,
+            Timer::PassOn => return mirror.pass_on(&mut kernel, world.now),
             Timer::Syn => mirror.syn(own_mss, &mut kernel),
             Timer::Probe => mirror.probe(&mut kernel),
         };
@@ -506,8 +507,6 @@ impl Tcp {
 
 /// Whether the host has too few of something at the moment.
 fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EADDRINUSE)
-    )
+    let is_full = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::EADDRINUSE];
+    net::is_out_of_memory(error) || error.raw_os_error().is_some_and(|error| is_full.contains(&error))
 }

@@ -177,6 +177,10 @@ impl Tcp {
                 connection.mirror.is_readable = false;
                 return Ok(Supply::Nothing);
             }
+            Err(error) if net::is_out_of_memory(&error) => {
+                connection.mirror.reads_later(world.now);
+                return Ok(Supply::Nothing);
+            }
             Err(_) => return Err(Fate::Failed),
         };
         let len = read.saturating_sub(reread);

@@ -170,7 +170,7 @@ impl World {
             7 | 8 => {
                 socket.room = u32::from(choices.u16()) << (what >> 4 & 7);
                 if !is_connecting {
-                    let fate = mirror.has_room(socket);
+                    let fate = mirror.has_room(socket, self.now);
                     self.settle(fate);
                 }
             }
@@ -306,6 +306,12 @@ impl World {
             Timer::Probe => {
                 let header = mirror.probe(&mut self.socket);
                 self.sent(&header);
+            }
+            Timer::PassOn => {
+                let fate = mirror.pass_on(&mut self.socket, self.now);
+                self.settle(fate);
+                // Something else may have been due meanwhile.
+                return self.timer();
             }
         }
         self.settle(Fate::Lives);

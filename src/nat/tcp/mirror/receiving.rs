@@ -7,6 +7,7 @@ use super::super::super::seq::Seq;
 use super::super::segment::{FIN, Segment};
 use super::{Fate, HostSocket, Mirror, Phase, SCALE, SMALL_MAX};
 use crate::ring::Bytes;
+use crate::sys::net::is_out_of_memory;
 
 /// More room is told in steps of a segment, or of this at the most. It is less than the least that the kernel has when
 /// it says that it has room, so that no guest waits for a step that never comes.
@@ -49,7 +50,7 @@ impl Mirror {
             // What fills a gap goes straight through: it must not need room among what is kept, which waits for it.
             let direct = part.start..part.start + part.len().min(self.pending.gap(at));
             if !direct.is_empty() {
-                let taken = match or_none(socket.send(bytes, direct)) {
+                let taken = match self.or_none(socket.send(bytes, direct), now) {
                     Ok(taken) => taken,
                     Err(fate) => return fate,
                 };
@@ -63,7 +64,7 @@ impl Mirror {
         } else if self.pending.end().is_none() {
             self.ack_waits_since = may_wait.then_some(now);
         }
-        self.pass_on(socket)
+        self.pass_on(socket, now)
     }
 
     /// Where the guest ends, if the segment says so: within its window, and not before what it has sent already.
@@ -84,10 +85,12 @@ impl Mirror {
     }
 
     /// Gives the socket what was kept, and the end if the guest has ended.
-    pub(in super::super) fn pass_on(&mut self, socket: &mut impl HostSocket) -> Fate {
-        while let Some(kept) = self.pending.front(self.next) {
-            let len = kept.len();
-            let taken = match or_none(socket.send_kept(kept)) {
+    pub(in super::super) fn pass_on(&mut self, socket: &mut impl HostSocket, now: u64) -> Fate {
+        while self.again_at.is_none()
+            && let Some(kept) = self.pending.front(self.next)
+        {
+            let (len, sent) = (kept.len(), socket.send_kept(kept));
+            let taken = match self.or_none(sent, now) {
                 Ok(taken) => taken,
                 Err(fate) => return fate,
             };
@@ -122,8 +125,13 @@ impl Mirror {
     }
 
     /// There is room for more: whether the guest waits for that.
-    pub(in super::super) fn has_room(&mut self, socket: &mut impl HostSocket) -> Fate {
-        let fate = self.pass_on(socket);
+    pub(in super::super) fn has_room(&mut self, socket: &mut impl HostSocket, now: u64) -> Fate {
+        let before = self.next;
+        let fate = self.pass_on(socket, now);
+        if self.next == before && self.pending.front(before).is_some() {
+            // It has room, and no memory to fill it with: and each time that it is tried it says that it has room.
+            self.waits_for_memory(now);
+        }
         let room = socket.room();
         let is_much = self.is_worth_telling(room) && room / 2 >= self.edge.since(self.next);
         if self.phase == Phase::Open && self.guest_fin.is_none() && is_much {
@@ -152,17 +160,20 @@ impl Mirror {
         self.edge = self.edge.max(self.next.plus(units << scale));
         units as u16
     }
-}
 
-/// How much there was room for; or what becomes of the connection.
-fn or_none(sent: io::Result<usize>) -> Result<usize, Fate> {
-    match sent {
-        Ok(sent) => Ok(sent),
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::OutOfMemory => Ok(0),
-            _ if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(0),
-            // EFAULT among them: the guest's memory has gone.
-            _ => Err(Fate::Failed),
-        },
+    /// How much there was room for; or what becomes of the connection.
+    fn or_none(&mut self, sent: io::Result<usize>, now: u64) -> Result<usize, Fate> {
+        match sent {
+            Ok(sent) => Ok(sent),
+            Err(error) if is_out_of_memory(&error) => {
+                self.waits_for_memory(now);
+                Ok(0)
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                // EFAULT among them: the guest's memory has gone.
+                _ => Err(Fate::Failed),
+            },
+        }
     }
 }

@@ -82,7 +82,7 @@ impl Mirror {
 
     /// What could be sent to the guest now; none: it has no room, or there is nothing left to say.
     pub(in super::super) fn wanted(&self) -> Option<Wanted> {
-        if self.phase != Phase::Open || self.fin.is_some_and(|fin| fin.is_before(self.nxt)) {
+        if self.phase != Phase::Open || self.reads_later || self.fin.is_some_and(|fin| fin.is_before(self.nxt)) {
             return None;
         }
         let sent = self.nxt.since(self.una);

@@ -1,5 +1,6 @@
 //! What is to be done when nothing comes.
 
+use super::super::super::SHORTAGE_NS;
 use super::super::super::seq::Seq;
 use super::super::segment::{ACK, Header};
 use super::{
@@ -11,6 +12,8 @@ use super::{
 pub(in super::super) enum Timer {
     /// Nothing.
     Nothing,
+    /// What the host had no memory for is to be tried again: [`Mirror::pass_on`].
+    PassOn,
     /// Our SYN is to be sent again.
     Syn,
     /// What was not acknowledged is to be sent again.
@@ -24,13 +27,29 @@ pub(in super::super) enum Timer {
 impl Mirror {
     /// When [`Self::timer`] is due.
     pub(in super::super) fn due(&self) -> u64 {
-        self.retry_at.unwrap_or(self.heard_at + KEEPALIVE_NS)
+        let due = self.retry_at.unwrap_or(self.heard_at + KEEPALIVE_NS);
+        self.again_at.map_or(due, |again_at| again_at.min(due))
+    }
+
+    /// The host has no memory for what the socket was given.
+    pub(super) fn waits_for_memory(&mut self, now: u64) {
+        self.again_at.get_or_insert(now + SHORTAGE_NS);
+    }
+
+    /// The host has no memory to read the socket with.
+    pub(in super::super) fn reads_later(&mut self, now: u64) {
+        self.reads_later = true;
+        self.waits_for_memory(now);
     }
 
     /// Something is due: says what to do.
     pub(in super::super) fn timer(&mut self, now: u64) -> Timer {
         if now < self.due() {
             return Timer::Nothing;
+        }
+        if self.again_at.is_some_and(|again_at| again_at <= now) {
+            (self.again_at, self.reads_later) = (None, false);
+            return Timer::PassOn;
         }
         let most = match self.phase {
             Phase::Connecting => return self.wait_on(now),

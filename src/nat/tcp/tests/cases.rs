@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::super::mirror::{Fate, HostSocket, Mirror, Timer};
 use super::super::segment::{ACK, FIN, PSH, RST, SYN, Segment};
 use super::case::{Case, HOUR, ISS, OURS, ROOM, segment};
-use super::{SECOND, Seq};
+use super::{MILLI, SECOND, Seq};
 use crate::ring::Bytes;
 
 #[test]
@@ -320,7 +320,7 @@ fn nothing_is_taken_beyond_the_window() {
     assert_eq!((case.says(1 + ROOM, 1, "c"), case.answer()), (Fate::Lives, Some((1 + ROOM, 0))));
     assert_eq!((case.says(2 + ROOM, 101, ""), case.kernel.consumed), (Fate::Lives, 100));
     case.kernel.room = 5000;
-    assert_eq!(case.mirror.has_room(&mut case.kernel), Fate::Lives);
+    assert_eq!(case.mirror.has_room(&mut case.kernel, case.now), Fate::Lives);
     assert_eq!(case.answer(), Some((1 + ROOM, 5000)));
 }
 
@@ -330,7 +330,7 @@ fn room_is_told_in_no_crumbs_and_not_taken_back() {
     case.kernel.room = 0;
     assert_eq!((case.says(1, 1, "kept"), case.answer()), (Fate::Lives, Some((1, ROOM))));
     case.kernel.room = 1004;
-    assert_eq!(case.mirror.has_room(&mut case.kernel), Fate::Lives);
+    assert_eq!(case.mirror.has_room(&mut case.kernel, case.now), Fate::Lives);
     assert_eq!((case.answer(), case.kernel.taken.as_slice()), (Some((5, ROOM - 4)), b"kept".as_slice()));
     // Its segments are 1000 bytes.
     case.kernel.room = ROOM - 4 + 999;
@@ -350,7 +350,7 @@ fn data_tells_of_room_that_the_guest_waits_for_and_does_not_ask_for_it_else() {
     }
     assert_eq!(case.kernel.asked, asked);
     case.kernel.room = 3 * ROOM;
-    assert_eq!(case.mirror.has_room(&mut case.kernel), Fate::Lives);
+    assert_eq!(case.mirror.has_room(&mut case.kernel, case.now), Fate::Lives);
     let header = case.mirror.sends(10, false, &mut case.kernel, 0);
     assert_eq!((header.ack.since(Seq(ISS)), u32::from(header.window)), (1 + ROOM, 3 * ROOM));
     assert_eq!(case.answer(), None);
@@ -376,7 +376,7 @@ fn the_first_small_segment_may_wait_for_its_acknowledgement() {
     case.kernel.room = 0;
     assert_eq!((case.says(1031, 1, "-"), may_wait(&case)), (Fate::Lives, (true, false)));
     case.kernel.room = ROOM;
-    assert_eq!(case.mirror.has_room(&mut case.kernel), Fate::Lives);
+    assert_eq!(case.mirror.has_room(&mut case.kernel, case.now), Fate::Lives);
     assert!(case.answer().is_some());
     assert_eq!((case.flags(1032, 1, FIN, "-"), may_wait(&case)), (Fate::Lives, (true, true)));
 }
@@ -513,7 +513,29 @@ fn a_socket_that_fails_ends_it() {
     let mut case = Case::open();
     case.kernel.room = 0;
     assert_eq!(case.says(1, 1, "text"), Fate::Lives);
-    assert_eq!((case.mirror.has_room(&mut Broken), case.mirror.inside().pieces.len()), (Fate::Lives, 1));
+    assert_eq!((case.mirror.has_room(&mut Broken, case.now), case.mirror.inside().pieces.len()), (Fate::Lives, 1));
+}
+
+#[test]
+fn what_there_was_no_memory_for_is_tried_again_a_moment_later_and_not_before() {
+    let mut case = Case::open();
+    case.kernel.room = 0;
+    assert_eq!((case.says(1, 1, "text"), case.answer()), (Fate::Lives, Some((1, ROOM))));
+    // It says that it has room, and takes nothing: it may say so for ever.
+    for _ in 0..3 {
+        assert_eq!(case.mirror.has_room(&mut case.kernel, case.now), Fate::Lives);
+    }
+    case.kernel.room = ROOM;
+    assert_eq!(case.mirror.has_room(&mut case.kernel, case.now), Fate::Lives);
+    assert_eq!((case.waits(99 * MILLI), case.kernel.taken.len()), (Timer::Nothing, 0));
+    assert_eq!(case.waits(MILLI), Timer::PassOn);
+    assert_eq!(case.mirror.pass_on(&mut case.kernel, case.now), Fate::Lives);
+    assert_eq!((case.answer(), case.kernel.taken.as_slice()), (Some((5, ROOM - 4)), b"text".as_slice()));
+    // What the peer has said is offered to the guest again when it may be read.
+    case.mirror.is_readable = true;
+    assert_eq!(case.wanted(), Some((0, 8000)));
+    case.mirror.reads_later(case.now);
+    assert_eq!((case.wanted(), case.waits(100 * MILLI), case.wanted()), (None, Timer::PassOn, Some((0, 8000))));
 }
 
 #[test]

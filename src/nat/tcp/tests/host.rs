@@ -13,7 +13,8 @@ pub(super) const CAPACITY_MIN: u32 = 4608;
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) rng: Rng,
-    /// Whether it takes less than it has room for now and then.
+    /// Whether it takes less than it has room for now and then, and has no memory at all, of which it does not tell
+    /// when it has some again.
     pub(super) is_moody: bool,
     /// What the guest says.
     pub(super) from_guest: Stream,
@@ -89,6 +90,9 @@ impl HostSocket for Socket {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let mut room = self.capacity.saturating_sub(self.used());
+        if self.is_moody && self.rng.happens(50) {
+            return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+        }
         if self.is_moody && self.rng.happens(100) {
             room = self.rng.range(0, room);
         }

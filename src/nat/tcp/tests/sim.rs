@@ -356,8 +356,6 @@ impl World {
 
     fn timer(&mut self) {
         let Some(mirror) = &mut self.mirror else { return };
-        let is_ours = self.timer_at.replace(self.now);
-        assert!(is_ours.is_none_or(|before| self.now >= before + SECOND / 5), "a storm of timers");
         let header = match mirror.timer(self.now) {
             Timer::Nothing | Timer::Again => None,
             Timer::GiveUp => {
@@ -367,10 +365,14 @@ impl World {
             }
             Timer::Syn => Some(mirror.syn(OWN_MSS, &mut self.socket)),
             Timer::Probe => Some(mirror.probe(&mut self.socket)),
+            Timer::PassOn => {
+                let fate = mirror.pass_on(&mut self.socket, self.now);
+                return self.settle(fate);
+            }
         };
-        if let Some(header) = header {
-            self.emit(&header, &[]);
-        }
+        let before = self.timer_at.replace(self.now);
+        assert!(before.is_none_or(|before| self.now >= before + SECOND / 5), "a storm of timers");
+        header.into_iter().for_each(|header| self.emit(&header, &[]));
         self.settle(Fate::Lives);
     }
 
@@ -421,7 +423,7 @@ impl World {
         self.socket.read += amount.min(self.socket.taken - self.socket.read);
         let Some(mirror) = self.mirror.as_mut().filter(|mirror| !mirror.is_connecting()) else { return };
         if self.socket.tells_room() {
-            let fate = mirror.has_room(&mut self.socket);
+            let fate = mirror.has_room(&mut self.socket, self.now);
             self.settle(fate);
         }
     }
