@@ -129,6 +129,30 @@ pub fn set_receive_room(fd: impl AsFd, bytes: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// How long a connection's bytes are on their way to the peer and back, in nanoseconds; zero: the kernel does not know.
+///
+/// The kernel measures it twice, by what it sends (`tcpi_rtt`; the first time by the SYN) and by what it receives
+/// (`tcpi_rcv_rtt`, zero if it has not). Each may be too long, never too short: the one counts what the peer waits with
+/// acknowledgements, the other what it waits with data, in whole milliseconds. So the shorter one is taken.
+///
+/// # Errors
+/// When the descriptor is no connection.
+pub fn round_trip(fd: impl AsFd) -> io::Result<u64> {
+    // SAFETY: all numbers, for which zero is one.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes no more than `len` bytes, which are there; an older one writes fewer.
+    let result = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        libc::getsockopt(fd.as_fd().as_raw_fd(), level, name, (&raw mut info).cast(), &raw mut len)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let microseconds = [info.tcpi_rtt, info.tcpi_rcv_rtt].into_iter().filter(|trip| *trip > 0).min();
+    Ok(u64::from(microseconds.unwrap_or(0)) * 1000)
+}
+
 /// A socket for datagrams to anybody of this guest's address's family, bound to a port that stands for the guest's: the
 /// same if that is free, or else one like it. What becomes of them is kept ([`super::errqueue`]).
 ///
@@ -336,6 +360,18 @@ mod tests {
         let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
         let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
         assert_eq!(rustix::event::poll(&mut polled, Some(&patience)).unwrap(), 1, "nobody is told");
+    }
+
+    #[test]
+    fn the_kernel_says_how_long_the_way_is() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let begun = std::time::Instant::now();
+        let (fd, _) = begin_connection(&listener.local_addr().unwrap(), None, LocalPort::Any).unwrap();
+        let _peer = listener.accept().unwrap();
+        let (trip, most) = (round_trip(&fd).unwrap(), begun.elapsed().as_nanos() as u64);
+        // The kernel's clock has steps of a microsecond.
+        assert!((1..=most + 1000).contains(&trip), "{trip} ns of {most} ns");
+        assert!(round_trip(std::fs::File::open("/dev/null").unwrap()).is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::super::id::{Id, Kind};
 use super::super::out::{Guest, Out};
 use super::super::sockets::Ticket;
 use super::mirror::{HostSocket, Mirror, Wanted};
+use super::receive_room::ReceiveRoom;
 use super::segment::{HEADER_LEN, Header, SYN_OPTIONS_MAX};
 use super::supply::REREAD_MAX;
 use crate::frame::checksum;
@@ -22,11 +23,6 @@ use crate::sys::poller::Poller;
 
 /// Where the checksum is in a TCP header.
 pub(super) const CHECKSUM: u16 = 16;
-
-/// The most that the kernel is asked to have room for, of what a peer sends, in bytes.
-const RECEIVE_ROOM_MAX: u32 = 8 << 20;
-/// It is asked for twice as much when the guest has taken this many times what there was room for.
-const ROOMS_TAKEN: u32 = 4;
 
 /// Which connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,33 +69,6 @@ pub(in super::super) struct Connection {
     pub(super) flow: u32,
 }
 
-/// Room for what the peer sends, which grows with what the guest takes: it is never more than a share of that.
-#[derive(Debug)]
-pub(super) struct ReceiveRoom {
-    /// In bytes.
-    asked: u32,
-    /// Bytes that the guest has taken since that was asked for.
-    taken: u32,
-}
-
-impl Default for ReceiveRoom {
-    fn default() -> Self {
-        Self { asked: net::RECEIVE_ROOM, taken: 0 }
-    }
-}
-
-impl ReceiveRoom {
-    /// The guest has taken so many bytes.
-    fn taken(&mut self, len: u32, fd: &OwnedFd) {
-        self.taken = self.taken.saturating_add(len);
-        if self.taken / ROOMS_TAKEN >= self.asked && self.asked < RECEIVE_ROOM_MAX {
-            *self = Self { asked: 2 * self.asked, taken: 0 };
-            // Fails for nothing that is a socket.
-            let _ = net::set_receive_room(fd, self.asked);
-        }
-    }
-}
-
 /// The kernel's connection.
 pub(super) struct Kernel<'a> {
     fd: &'a OwnedFd,
@@ -134,7 +103,7 @@ impl HostSocket for Kernel<'_> {
                 Ok(taken) => left -= taken,
             }
         }
-        self.receive_room.taken(len, self.fd);
+        self.receive_room.take(len);
         // The kernel moves its mark with what is taken away.
         *self.peek_at = self.peek_at.map(|at| at.saturating_sub(len));
     }

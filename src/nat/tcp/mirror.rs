@@ -255,6 +255,11 @@ impl Mirror {
         self.phase != Phase::Open
     }
 
+    /// How long the guest takes to acknowledge, in nanoseconds; zero: nobody knows.
+    pub(super) fn round_trip(&self) -> u64 {
+        self.round_trips.smoothed()
+    }
+
     /// What is kept for it costs so many bytes.
     pub(super) fn kept(&self) -> usize {
         self.pending.cost()

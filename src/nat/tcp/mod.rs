@@ -14,7 +14,8 @@
 //! When something is due is in a sorted set, once for each connection; what is due later than it says goes back in.
 //!
 //! Bounds: [`PER_GUEST_MAX`] connections for a guest, [`HALF_OPEN_MAX`] of them half open, [`CONNECTIONS_MAX`] for all;
-//! [`KEPT_PER_GUEST_MAX`] bytes of a guest's that cannot be passed on yet.
+//! [`KEPT_PER_GUEST_MAX`] bytes of a guest's that cannot be passed on yet; room in the kernel for what peers send
+//! ([`receive_room`]).
 
 mod accept;
 mod acks;
@@ -23,6 +24,7 @@ mod lines;
 mod mappings;
 mod mirror;
 mod pending;
+mod receive_room;
 mod segment;
 mod supply;
 #[cfg(test)]
@@ -57,10 +59,11 @@ use crate::sys::net;
 use crate::sys::poller::{Poller, Ready};
 use acks::WaitingAcks;
 pub(super) use connection::Connection;
-use connection::{Key, ReceiveRoom, bare};
+use connection::{Key, bare};
 use lines::Lines;
 use mappings::Mappings;
 use mirror::{Fate, Mirror, Timer};
+use receive_room::ReceiveRoom;
 use segment::{ACK, HEADER_LEN, Header, RST, SYN, Segment};
 use supply::Peeks;
 pub use supply::{Offer, Supply};
@@ -86,6 +89,8 @@ struct Share {
     half_open: usize,
     /// What is kept of its streams, in bytes with what it takes to keep them.
     kept: usize,
+    /// What it has of the budget of room for what peers send, in bytes.
+    room: usize,
 }
 
 /// How many of something there have been, since this was last asked.
@@ -280,7 +285,7 @@ impl Tcp {
             has_offset: self.peeks.has_offset(&key),
             peek_at: None,
             reads_again: false,
-            receive_room: ReceiveRoom::default(),
+            receive_room: ReceiveRoom::new(world.now),
             is_last: false,
             asks_for_room: false,
             is_in_line: false,
@@ -323,6 +328,7 @@ impl Tcp {
             share.connections -= 1;
             share.half_open -= usize::from(connection.is_half_open);
             share.kept -= connection.kept;
+            share.room -= connection.receive_room.budgeted();
             if share.connections == 0 {
                 self.shares.remove(&connection.guest.port);
             }
@@ -384,6 +390,7 @@ impl Tcp {
             return;
         }
         self.count_kept(id);
+        self.grow_room(id, world);
         if owes {
             self.owing.push(id);
         }
@@ -406,6 +413,22 @@ impl Tcp {
         if share.kept > KEPT_PER_GUEST_MAX {
             share.kept -= std::mem::take(&mut connection.kept);
             connection.mirror.forget_kept();
+        }
+    }
+
+    /// Has the kernel have more room for what the peer sends, if that is what keeps it back.
+    fn grow_room(&mut self, id: Id, world: &Surroundings<'_>) {
+        let Some(slot) = self.slots.get_mut(id.index as usize) else { return };
+        let Some(connection) = slot.connection.as_mut() else { return };
+        let Some(share) = self.shares.get_mut(&connection.guest.port) else { return };
+        let Connection { fd, mirror, receive_room, .. } = &mut **connection;
+        let had = receive_room.budgeted();
+        // One that is not there any more is as near as may be.
+        let round_trip = || net::round_trip(&*fd).map_or(0, |trip| trip + mirror.round_trip());
+        if let Some(bytes) = receive_room.grow(world.now, round_trip, (world.sockets, share.room)) {
+            share.room += receive_room.budgeted() - had;
+            // Fails for nothing that is a socket.
+            let _ = net::set_receive_room(&*fd, bytes);
         }
     }
 

@@ -33,6 +33,11 @@ impl RoundTrips {
         self.wait
     }
 
+    /// How long acknowledgements take, in nanoseconds; zero: there was none yet (SRTT).
+    pub(super) fn smoothed(&self) -> u64 {
+        self.smoothed
+    }
+
     /// Something new was sent, which this number acknowledges.
     pub(super) fn sent(&mut self, until: Seq, now: u64) {
         self.timed.get_or_insert((until, now));
@@ -85,6 +90,12 @@ mod tests {
         assert_eq!(after(&[100_000; 3]).wait(), RETRY_MAX_NS);
         let steady = after(&[400; 60]).wait();
         assert!((400 * MILLI..410 * MILLI).contains(&steady), "{steady}");
+    }
+
+    #[test]
+    fn acknowledgements_take_so_long() {
+        assert_eq!(after(&[]).smoothed(), 0);
+        assert_eq!(after(&[400, 400, 800]).smoothed(), 450 * MILLI);
     }
 
     #[test]
