@@ -433,5 +433,8 @@ mod tests {
             (1..=8).for_each(|port| begin(&mut fragments, port, id));
         }
         assert_eq!(counts(&fragments), [8; 8]);
+        // Who has as many as anybody takes nobody else's.
+        begin(&mut fragments, 8, 300);
+        assert_eq!(counts(&fragments), [8; 8]);
     }
 }
