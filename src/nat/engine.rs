@@ -21,7 +21,7 @@ use super::echo::{Echo, Query};
 use super::efforts::Efforts;
 use super::endpoints::Entry;
 use super::forward::{Forwards, Porter};
-use super::fragments::Fragments;
+use super::fragments::{First, Fragments};
 use super::icmp::{Limits, Reason};
 use super::id::{Id, Kind};
 use super::out::{Frame, Guest, Out};
@@ -238,6 +238,7 @@ impl Engine {
             return Err(Counter::DropRxForbidden);
         }
         if packet.is_fragment {
+            self.give_up_pieces(now);
             let Some(whole) = self.fragments.take(port, &packet, bytes, now)? else { return Ok(None) };
             packet = Packet::parse(&whole, whole.len(), &Offload::None).ok_or(Counter::DropRxBadPacket)?;
             if packet.is_fragment {
@@ -307,6 +308,14 @@ impl Engine {
         result
     }
 
+    /// Gives up packets of which pieces have been missing for too long, and tells the guests that sent them.
+    fn give_up_pieces(&mut self, now: u64) {
+        for (port, First { packet, frame, .. }) in self.fragments.expire(now) {
+            let (.., mut world) = self.parts(now);
+            world.refuse(Guest { port, mac: packet.mac }, &packet, &frame, Reason::ReassemblyTime);
+        }
+    }
+
     /// Whether a packet is for the name server that we are.
     fn is_question(&self, packet: &Packet, to_port: u16) -> bool {
         matches!(packet.protocol, ip::TCP | ip::UDP) && to_port == dns::PORT && self.policy.is_gateway(packet.to)
@@ -364,6 +373,7 @@ impl Engine {
         }
         self.happened = happened;
         self.serve_doors(now);
+        self.give_up_pieces(now);
         if self.go_on_at <= now {
             self.go_on_at = u64::MAX;
             self.tcp.go_on();
@@ -433,6 +443,7 @@ impl Engine {
             .chain(self.echo.due())
             .chain(porter)
             .chain(self.dns.due())
+            .chain(self.fragments.due())
             .chain([self.go_on_at, self.advertise_at]);
         let due = due.min().unwrap_or(u64::MAX);
         if due < self.armed_for {

@@ -4,12 +4,17 @@
 //! goes on as if it had come whole. Pieces that overlap, or say different things of where the packet ends, cost the
 //! whole packet (RFC 5722, and for IPv4 for the same reason): nobody honest sends such.
 //!
-//! Bounds: [`PACKETS_PER_GUEST_MAX`] packets of a guest and [`PACKETS_MAX`] of all, the oldest of the guest's own, or
-//! else none, giving way; [`PIECES_MAX`] pieces of a packet; [`LIFE_NS`] from the first piece to the last.
+//! A packet that does not become whole in time is given up. Whoever sent it is to hear that, if its first piece has
+//! come: only that says what the packet was (RFC 792; RFC 1122, 3.3.2; RFC 8200, 4.5).
+//!
+//! Bounds: [`PACKETS_PER_GUEST_MAX`] packets of a guest, the oldest of which gives way to one more; [`PACKETS_MAX`] of
+//! all, where the oldest of the guest that has the most gives way, so that however many they are, each gets its part;
+//! [`PIECES_MAX`] pieces of a packet; [`LIFE_NS`] from the first piece that has come to the last.
 
 #[cfg(any(test, feature = "trials"))]
 pub(super) mod trial;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -28,8 +33,9 @@ const PACKETS_PER_GUEST_MAX: usize = 16;
 const PACKETS_MAX: usize = 64;
 /// Pieces of a packet.
 const PIECES_MAX: usize = 64;
-/// How long the pieces of a packet are waited for, in nanoseconds.
-const LIFE_NS: u64 = 30_000_000_000;
+/// How long the pieces of a packet are waited for, in nanoseconds (RFC 1122, 3.3.2: a minute at the least; RFC 8200,
+/// 4.5: a minute).
+const LIFE_NS: u64 = 60_000_000_000;
 /// The longest packet.
 const PACKET_MAX: usize = 65_535;
 /// IPv4: there are more.
@@ -91,12 +97,22 @@ impl Piece {
     }
 }
 
+/// The first piece of a packet.
+#[derive(Debug)]
+pub(super) struct First {
+    /// What it says of the packet. The transport's header, which it has, is where the whole packet would have it.
+    pub(super) packet: Packet,
+    /// The frame that it came in.
+    pub(super) frame: Vec<u8>,
+    /// Where its headers end without that of the fragment.
+    headers: usize,
+}
+
 /// A packet that is being put together.
 #[derive(Debug)]
 struct Partial {
     since: u64,
-    /// The first piece's headers.
-    headers: Option<Vec<u8>>,
+    first: Option<First>,
     bytes: Vec<u8>,
     /// Which of them are there: from, and up to.
     have: Vec<(usize, usize)>,
@@ -108,11 +124,14 @@ struct Partial {
 #[derive(Debug, Default)]
 pub(super) struct Fragments {
     packets: HashMap<Key, Partial>,
+    /// When [`Self::expire`] is due, or earlier.
+    due: Option<u64>,
     frame: Vec<u8>,
 }
 
 impl Fragments {
-    /// Takes a piece that came in a frame. Returns the frame of the whole packet, if this was the last one.
+    /// Takes a piece that came in a frame. Returns the frame of the whole packet, if this was the last one. What is due
+    /// is to be done before ([`Self::expire`]).
     ///
     /// # Errors
     /// The counter of the reason why it was dropped.
@@ -132,11 +151,11 @@ impl Fragments {
             return Err(Counter::DropRxBadPacket);
         }
         let key = Key { port, from: packet.from, to: packet.to, protocol: piece.protocol, id: piece.id };
-        self.packets.retain(|_, partial| now < partial.since + LIFE_NS);
         if !self.packets.contains_key(&key) {
-            make_room(&mut self.packets, port)?;
+            make_room(&mut self.packets, port);
+            self.due.get_or_insert(now + LIFE_NS);
         }
-        let new = || Partial { since: now, headers: None, bytes: Vec::new(), have: Vec::new(), len: None };
+        let new = || Partial { since: now, first: None, bytes: Vec::new(), have: Vec::new(), len: None };
         let partial = self.packets.entry(key).or_insert_with(new);
         if !partial.may_have(from, to, piece.is_last) {
             self.packets.remove(&key);
@@ -148,7 +167,10 @@ impl Fragments {
         partial.bytes[from..to].copy_from_slice(payload);
         partial.have.push((from, to));
         if piece.offset == 0 {
-            partial.headers = Some(self.frame[..piece.headers].to_vec());
+            let (protocol, transport) = (piece.protocol, piece.payload);
+            let packet = Packet { protocol, transport, is_fragment: false, ..*packet };
+            let frame = self.frame[..packet.end].to_vec();
+            partial.first = Some(First { packet, frame, headers: piece.headers });
         }
         if piece.is_last {
             partial.len = Some(to);
@@ -160,6 +182,23 @@ impl Fragments {
         whole.ok_or(Counter::DropRxBadPacket).map(Some)
     }
 
+    /// When [`Self::expire`] is due, or earlier.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// Gives up what has not become whole in time. Returns the first piece of each packet of which that has come, and
+    /// the port that it came from.
+    pub(super) fn expire(&mut self, now: u64) -> Vec<(PortId, First)> {
+        if self.due.is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        let expired = self.packets.extract_if(|_, partial| now >= partial.since + LIFE_NS);
+        let firsts = expired.filter_map(|(key, partial)| Some((key.port, partial.first?))).collect();
+        self.due = self.packets.values().map(|partial| partial.since + LIFE_NS).min();
+        firsts
+    }
+
     /// A port has gone.
     pub(super) fn port_ended(&mut self, port: PortId) {
         self.packets.retain(|key, _| key.port != port);
@@ -167,14 +206,22 @@ impl Fragments {
 }
 
 /// Makes room for one more of a guest's packets.
-fn make_room(packets: &mut HashMap<Key, Partial>, port: PortId) -> Result<(), Counter> {
-    let its = packets.iter().filter(|(key, _)| key.port == port);
-    let is_full = its.clone().count() >= PACKETS_PER_GUEST_MAX || packets.len() >= PACKETS_MAX;
-    if is_full {
-        let oldest = its.min_by_key(|(_, partial)| partial.since).map(|(key, _)| *key);
-        packets.remove(&oldest.ok_or(Counter::DropRxFlowLimit)?);
+fn make_room(packets: &mut HashMap<Key, Partial>, port: PortId) {
+    let mut counts: HashMap<PortId, usize> = HashMap::new();
+    packets.keys().for_each(|key| *counts.entry(key.port).or_default() += 1);
+    let count = |key: &Key| counts.get(&key.port).copied().unwrap_or_default();
+    let is_own = |key: &Key| key.port == port;
+    let gives_way = if counts.get(&port).is_some_and(|own| *own >= PACKETS_PER_GUEST_MAX) {
+        packets.iter().filter(|(key, _)| is_own(key)).min_by_key(|(_, partial)| partial.since)
+    } else if packets.len() >= PACKETS_MAX {
+        // Who has as many as anybody takes nobody else's.
+        packets.iter().max_by_key(|(key, partial)| (count(key), is_own(key), Reverse(partial.since)))
+    } else {
+        None
+    };
+    if let Some(key) = gives_way.map(|(key, _)| *key) {
+        packets.remove(&key);
     }
-    Ok(())
 }
 
 impl Partial {
@@ -188,12 +235,13 @@ impl Partial {
 
     fn is_whole(&self) -> bool {
         let there: usize = self.have.iter().map(|(from, to)| to - from).sum();
-        self.headers.is_some() && self.len == Some(there)
+        self.first.is_some() && self.len == Some(there)
     }
 
     /// The frame of the whole packet.
     fn join(self, network: usize, protocol: u8) -> Option<Vec<u8>> {
-        let mut frame = self.headers?;
+        let First { mut frame, headers, .. } = self.first?;
+        frame.truncate(headers);
         let ip = frame.get_mut(network..)?;
         if ip.first()? >> 4 == 4 {
             let total = u16::try_from(ip.len() + self.bytes.len()).ok()?;
@@ -268,9 +316,13 @@ mod tests {
     }
 
     fn take(fragments: &mut Fragments, frame: &[u8], now: u64) -> Result<Option<Vec<u8>>, Counter> {
+        take_from(A, fragments, frame, now)
+    }
+
+    fn take_from(port: PortId, fragments: &mut Fragments, frame: &[u8], now: u64) -> Result<Option<Vec<u8>>, Counter> {
         let packet = Packet::parse(frame, frame.len(), &Offload::None).unwrap();
         assert!(packet.is_fragment);
-        fragments.take(A, &packet, &Bytes::private(frame), now)
+        fragments.take(port, &packet, &Bytes::private(frame), now)
     }
 
     proptest! {
@@ -328,7 +380,61 @@ mod tests {
             assert_eq!(take(&mut fragments, &pieces(true, 4000, 1500, id)[0], u64::from(id)), Ok(None));
         }
         assert_eq!(fragments.packets.len(), PACKETS_PER_GUEST_MAX);
-        assert_eq!(take(&mut fragments, &pieces(true, 4000, 1500, 5000)[0], LIFE_NS + 1000), Ok(None));
-        assert_eq!(fragments.packets.len(), 1);
+        assert_eq!(fragments.due(), Some(LIFE_NS), "or earlier");
+        assert!(fragments.expire(LIFE_NS - 1 + 1000 - PACKETS_PER_GUEST_MAX as u64).is_empty());
+        assert_eq!(fragments.expire(LIFE_NS + 1000 - PACKETS_PER_GUEST_MAX as u64).len(), 1);
+        assert_eq!(fragments.expire(LIFE_NS + 998).len(), PACKETS_PER_GUEST_MAX - 2);
+        assert_eq!((fragments.due(), fragments.packets.len()), (Some(LIFE_NS + 999), 1));
+        assert_eq!(fragments.expire(LIFE_NS + 999).len(), 1);
+        assert_eq!((fragments.due(), fragments.packets.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_given_up_is_told_by_its_first_piece_and_not_without() {
+        for is_v4 in [true, false] {
+            let mut fragments = Fragments::default();
+            let [first, .., last] = &pieces(is_v4, 4000, 1500, 7)[..] else { panic!("too few") };
+            assert_eq!(take(&mut fragments, last, 1), Ok(None));
+            assert!(fragments.expire(LIFE_NS + 1).is_empty() && fragments.packets.is_empty());
+            assert_eq!(take(&mut fragments, last, 1), Ok(None));
+            assert_eq!(take(&mut fragments, first, 2), Ok(None));
+            let told = fragments.expire(LIFE_NS + 1);
+            let [(A, First { packet, frame, .. })] = &told[..] else { panic!("{told:?}") };
+            assert_eq!((frame, packet.protocol, packet.is_fragment), (first, UDP, false));
+            assert_eq!(&frame[packet.transport..][..8], &payload(8));
+        }
+    }
+
+    #[test]
+    fn who_comes_late_gets_a_part_of_what_others_have_taken_whole() {
+        let (mut fragments, mut now) = (Fragments::default(), 0);
+        let mut begin = |fragments: &mut Fragments, port, id| {
+            now += 1;
+            let piece = &pieces(true, 4000, 1500, id)[0];
+            assert_eq!(take_from(PortId(port), fragments, piece, now), Ok(None));
+        };
+        let counts = |fragments: &Fragments| -> Vec<usize> {
+            (1..=8).map(|port| fragments.packets.keys().filter(|key| key.port == PortId(port)).count()).collect()
+        };
+        for id in 0..100 {
+            (1..=4).for_each(|port| begin(&mut fragments, port, id));
+        }
+        assert_eq!(counts(&fragments), [16, 16, 16, 16, 0, 0, 0, 0]);
+        // Two are enough for it, and those that go on taking take them from each other.
+        for id in 100..200 {
+            (1..=4).for_each(|port| begin(&mut fragments, port, id));
+            if id < 102 {
+                begin(&mut fragments, 5, id);
+            }
+        }
+        assert_eq!(counts(&fragments)[4..], [2, 0, 0, 0]);
+        assert!(counts(&fragments)[..4].iter().all(|count| *count >= 15), "{:?}", counts(&fragments));
+        for id in 200..300 {
+            (1..=8).for_each(|port| begin(&mut fragments, port, id));
+        }
+        assert_eq!(counts(&fragments), [8; 8]);
+        // Who has as many as anybody takes nobody else's.
+        begin(&mut fragments, 8, 300);
+        assert_eq!(counts(&fragments), [8; 8]);
     }
 }

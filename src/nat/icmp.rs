@@ -2,8 +2,8 @@
 //!
 //! Theory of operation. A guest hears of a packet of its own that went no further: from the gateway if we, or the host,
 //! did not send it, and from the router that said so if it was lost on its way. The message quotes the packet as the
-//! guest knows it: its own address and port, and not the host's. Nothing is said of errors, of fragments, and of what
-//! was for many (RFC 1122, 3.2.2; RFC 4443, 2.4 e).
+//! guest knows it: its own address and port, and not the host's. Nothing is said of errors, of fragments but a packet's
+//! first, and of what was for many (RFC 1122, 3.2.2; RFC 4443, 2.4 e).
 //!
 //! Bounds: [`PER_SECOND_MAX`] messages a second for a guest. What is more is not sent.
 
@@ -60,6 +60,8 @@ pub(super) enum Reason {
     Prohibited,
     /// It has passed as many routers as it may.
     HopLimit,
+    /// Pieces of it did not come in time.
+    ReassemblyTime,
     /// It is longer than this, which is all that the path takes.
     TooBig(u32),
     /// Somebody else's words: type, code, and what follows the checksum.
@@ -98,6 +100,7 @@ impl Reason {
             (Self::PortUnreachable, true) => (UNREACHABLE, 3, 0),
             (Self::Prohibited, true) => (UNREACHABLE, 13, 0),
             (Self::HopLimit, true) => (TIME_EXCEEDED, 0, 0),
+            (Self::ReassemblyTime, true) => (TIME_EXCEEDED, 1, 0),
             // There are 16 bits for it (RFC 1191, 4).
             (Self::TooBig(mtu), true) => (UNREACHABLE, TOO_LONG, mtu.min(u16::MAX.into())),
             (Self::NoRoute, false) => (UNREACHABLE_V6, 0, 0),
@@ -105,6 +108,7 @@ impl Reason {
             (Self::PortUnreachable, false) => (UNREACHABLE_V6, 4, 0),
             (Self::Prohibited, false) => (UNREACHABLE_V6, 1, 0),
             (Self::HopLimit, false) => (TIME_EXCEEDED_V6, 0, 0),
+            (Self::ReassemblyTime, false) => (TIME_EXCEEDED_V6, 1, 0),
             (Self::TooBig(mtu), false) => (TOO_BIG_V6, 0, mtu),
             (Self::Said(kind, code, rest), _) => (kind, code, rest),
         }
@@ -214,12 +218,13 @@ mod tests {
     use etherparse::{Icmpv4Slice, Icmpv6Slice, SlicedPacket, TransportSlice};
     use proptest::prelude::*;
 
-    const REASONS: [Reason; 7] = [
+    const REASONS: [Reason; 8] = [
         Reason::NoRoute,
         Reason::HostUnreachable,
         Reason::PortUnreachable,
         Reason::Prohibited,
         Reason::HopLimit,
+        Reason::ReassemblyTime,
         Reason::TooBig(1400),
         Reason::Said(3, 1, 0),
     ];
@@ -265,6 +270,7 @@ mod tests {
                     (Reason::PortUnreachable, true) => "Port)",
                     (Reason::Prohibited, true) => "FilterProhibited)",
                     (Reason::HopLimit, true) => "TimeExceeded(TtlExceededInTransit)",
+                    (Reason::ReassemblyTime, true) => "TimeExceeded(FragmentReassemblyTimeExceeded)",
                     (Reason::TooBig(_), true) => "FragmentationNeeded { next_hop_mtu: 1400 })",
                     (Reason::NoRoute, false) => "NoRoute)",
                     (Reason::HostUnreachable, false) => "Address)",
@@ -272,7 +278,7 @@ mod tests {
                     (Reason::Prohibited, false) => "Prohibited)",
                     (Reason::HopLimit, false) => "TimeExceeded(HopLimitExceeded)",
                     (Reason::TooBig(_), false) => "PacketTooBig { mtu: 1400 }",
-                    (Reason::Said(..), false) => "FragmentReassemblyTimeExceeded)",
+                    (Reason::ReassemblyTime | Reason::Said(..), false) => "FragmentReassemblyTimeExceeded)",
                 };
                 assert!(said.ends_with(expected), "{reason:?}: {said}");
             }

@@ -1,15 +1,19 @@
 //! The engine alone, with sockets of a kernel's, on a clock that goes as fast as a test likes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
+use etherparse::{
+    IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, PacketBuilder,
+    PacketBuilderStep,
+};
 use guestwire::frame::ethernet::MacAddr;
 use guestwire::frame::offload::Offload;
 use guestwire::metrics::Counter;
 use guestwire::nat::{Doors, Engine, Forwards, Frame, Names, Settings, Sockets};
 use guestwire::ring::Bytes;
 use guestwire::switch::PortId;
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::daemon::until;
 use crate::far::Far;
@@ -20,6 +24,7 @@ use crate::station::segment;
 
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 7);
+const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 7);
 /// An address of the host's.
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SECOND: u64 = 1_000_000_000;
@@ -62,7 +67,7 @@ impl Clock {
         let settings = Settings {
             gateway_mac: GATEWAY,
             subnet: "10.0.2.0/24".parse().unwrap(),
-            subnet6: None,
+            subnet6: Some("fd00:77::/64".parse().unwrap()),
             domain: None,
             mtu: 1500,
             advertisement: None,
@@ -101,6 +106,12 @@ impl Clock {
         }
     }
 
+    /// Whether the engine wakes who waits for it, within so many milliseconds.
+    pub(crate) fn wakes_within(&self, time_ms: u16) -> bool {
+        let mut fds = [PollFd::new(self.engine.fd(), PollFlags::POLLIN)];
+        poll(&mut fds, time_ms).unwrap() > 0
+    }
+
     /// What the guest has heard since this was last asked.
     pub(crate) fn heard(&mut self) -> Vec<Heard> {
         std::mem::take(&mut self.heard)
@@ -123,13 +134,39 @@ impl Clock {
         PacketBuilder::ethernet2(mac(1), GATEWAY.0).ipv4(GUEST.octets(), to.octets(), 64)
     }
 
-    fn send(&mut self, frame: &[u8]) -> Result<(), Counter> {
+    pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), Counter> {
         let (now, engine) = (self.now(), &mut self.engine);
         self.space.run(|| {
             let taken = engine.take(PortId(1), &Offload::None, &Bytes::private(frame), now);
             engine.burst_ended(now);
             taken
         })
+    }
+
+    /// A frame with the first or the last of two pieces of a datagram of the guest's, which has this number.
+    pub(crate) fn piece(to: IpAddr, number: u16, is_first: bool) -> Vec<u8> {
+        // Each is eight bytes; the first is the datagram's header.
+        let piece = if is_first { [5000, 9, 16, 0].map(u16::to_be_bytes) } else { [[7; 2]; 4] };
+        let offset = IpFragOffset::try_new(u16::from(!is_first)).unwrap();
+        let headers = match to {
+            IpAddr::V4(to) => {
+                let mut header = Ipv4Header::new(0, 64, IpNumber::UDP, GUEST.octets(), to.octets()).unwrap();
+                (header.identification, header.dont_fragment) = (number, false);
+                (header.fragment_offset, header.more_fragments) = (offset, is_first);
+                IpHeaders::Ipv4(header, Default::default())
+            }
+            IpAddr::V6(to) => {
+                let fragment = Ipv6FragmentHeader::new(IpNumber::UDP, offset, is_first, number.into());
+                let extensions = Ipv6Extensions { fragment: Some(fragment), ..Default::default() };
+                let (source, destination) = (GUEST6.octets(), to.octets());
+                let header = Ipv6Header { hop_limit: 64, source, destination, ..Default::default() };
+                IpHeaders::Ipv6(header, extensions)
+            }
+        };
+        let mut frame = Vec::new();
+        let packet = PacketBuilder::ethernet2(mac(1), GATEWAY.0).ip(headers);
+        packet.write(&mut frame, IpNumber::UDP, piece.as_flattened()).unwrap();
+        frame
     }
 
     pub(crate) fn udp(&mut self, from: u16, to: SocketAddr) -> Result<(), Counter> {

@@ -66,6 +66,8 @@ requirements! {
     rfc4787_req_13a_cut: 4787 "13 a", "too long and to be cut: cut, in order", Pass, udp::cut;
     rfc4787_req_14_fragments: 4787 "14", "fragments in any order, both ways", Pass, udp::fragments;
     rfc4787_req_14a_fragment_flood: 4787 "14 a", "a flood of fragments hurts nothing else", Pass, udp::fragment_flood;
+    rfc4787_req_14_never_whole: 4787 "14", "what does not become whole in a minute: time exceeded (RFC 792, RFC 4443)",
+        Pass, timers::reassembly;
     rfc5382_req_01_mapping: 5382 "1", "one external port for all destinations", Pass, tcp::mapping;
     rfc5382_req_02a_handshake: 5382 "2 a", "the three-way handshake, either way", Pass, tcp::handshake;
     rfc5382_req_02b_simultaneous_open: 5382 "2 b", "simultaneous open", Pass, tcp::simultaneous_open;

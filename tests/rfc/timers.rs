@@ -3,8 +3,10 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use guestwire::frame::offload::Offload;
 use guestwire::metrics::Counter;
 use guestwire::nat::Turnover;
+use guestwire::ring::Bytes;
 use guestwire::switch::PortId;
 
 use crate::clock::{Clock, LOCAL};
@@ -13,6 +15,8 @@ use crate::far::FAR;
 use crate::heard::Kind;
 
 const HOUR: u64 = 3600;
+/// Nanoseconds.
+const SECOND: u64 = 1_000_000_000;
 
 fn far() -> SocketAddr {
     SocketAddr::new(FAR.into(), 9)
@@ -223,6 +227,30 @@ pub(crate) fn echo_error() {
     assert_eq!(clock.bound("icmp").len(), 1);
     clock.pass(6);
     clock.until_bound("icmp", &[]);
+}
+
+pub(crate) fn reassembly() {
+    let far6 = "2001:db8::9".parse().unwrap();
+    for (to, gateway, time_exceeded) in [(FAR.into(), "10.0.2.1", (11, 1)), (far6, "fd00:77::1", (3, 1))] {
+        let mut clock = Clock::new(100);
+        let [first, last] = [true, false].map(|is_first| Clock::piece(to, 1, is_first));
+        let now = clock.now();
+        clock.engine.take(PortId(1), &Offload::None, &Bytes::private(&first), now).unwrap();
+        // It is told when it is due, though nothing else happens.
+        clock.engine.burst_ended(now + 60 * SECOND - SECOND / 10);
+        assert!(!clock.wakes_within(50) && clock.wakes_within(10_000));
+        clock.pass(59);
+        assert_eq!(clock.heard(), []);
+        clock.pass(1);
+        let heard = clock.heard();
+        let [error] = &heard[..] else { panic!("{heard:?}") };
+        assert_eq!((error.from.ip(), error.icmp()), (gateway.parse().unwrap(), Some(time_exceeded)));
+        assert_eq!(error.payload, first[14..]);
+        // What comes later begins anew, and without the first piece nobody is told (RFC 792).
+        clock.send(&last).unwrap();
+        clock.pass(120);
+        assert_eq!(clock.heard(), []);
+    }
 }
 
 pub(crate) fn shortage() {
