@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::guests::Figure;
+use crate::pairs::in_turn;
 use crate::port::{Change, LIKE_LINUX, Memory, POLLING, Port};
 use crate::process::cpu_seconds;
 use crate::recorder::{At, Recorder};
@@ -90,7 +91,7 @@ impl Case {
 pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     for &(case, baseline, peer) in GROWTH {
         for pair in 0..options.pairs {
-            for (side, case_of_side) in [("guestwire", case), (peer, baseline)] {
+            for (side, case_of_side) in in_turn(pair, [("guestwire", case), (peer, baseline)]) {
                 let at = At { load: "growth", case: &case.name(), peer, pair, side };
                 recorder.measure(at, |recorder| {
                     // A port has many addresses where the table is to be full.
@@ -110,7 +111,7 @@ pub(crate) fn run_workers(options: &Options, recorder: &mut Recorder) {
     for (pairs_of_ports, frame) in [(2, 64), (2, 1500), (8, 64), (8, 1500)] {
         let case = format!("{pairs_of_ports}-pairs-{frame}");
         for pair in 0..options.pairs {
-            for (side, workers) in [("guestwire", 2), ("one-worker", 1)] {
+            for (side, workers) in in_turn(pair, [("guestwire", 2), ("one-worker", 1)]) {
                 let at = At { load: "workers", case: &case, peer: "one-worker", pair, side };
                 recorder.measure(at, |recorder| {
                     Bed::new(workers, "on", recorder, None).busy_pairs(pairs_of_ports, frame, options.seconds)
@@ -124,7 +125,7 @@ pub(crate) fn run_workers(options: &Options, recorder: &mut Recorder) {
 pub(crate) fn run_receivers(options: &Options, recorder: &mut Recorder) {
     for (name, refill) in [("slow", Some(Duration::from_millis(1))), ("stuck", None)] {
         for pair in 0..options.pairs {
-            for (side, other) in [("guestwire", refill), ("both-quick", Some(Duration::ZERO))] {
+            for (side, other) in in_turn(pair, [("guestwire", refill), ("both-quick", Some(Duration::ZERO))]) {
                 let at = At { load: "receivers", case: name, peer: "both-quick", pair, side };
                 recorder.measure(at, |recorder| {
                     on_core(0, || Bed::new(1, "on", recorder, Some(1)).two_receivers(other, options.seconds))

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::extras::{compile, initrd_with};
+use crate::pairs::{Cases, in_turn};
 use crate::process::{busy_seconds, cpu_seconds};
 use crate::recorder::{At, Recorder};
 use crate::switches::{Side, Switch};
@@ -29,8 +30,7 @@ pub(crate) struct Options {
     pub(crate) seconds: u32,
     /// Of "bridge", "ovs-tso", "ovs".
     pub(crate) peers: Vec<String>,
-    /// By name; all that there are if nothing is said.
-    pub(crate) cases: Option<Vec<String>>,
+    pub(crate) cases: Cases,
     /// Guests on one core, the switch on the other.
     pub(crate) apart: bool,
 }
@@ -93,7 +93,7 @@ impl<'a> Load<'a> {
         for name in &self.options.peers {
             let peer = Side::peer(name).unwrap_or_else(|| panic!("{name} is no peer of the load {}", self.name));
             for pair in 0..self.options.pairs {
-                for side in [Side::Guestwire, peer] {
+                for side in in_turn(pair, [Side::Guestwire, peer]) {
                     self.side(name, pair, side, recorder);
                 }
             }
@@ -116,7 +116,7 @@ impl<'a> Load<'a> {
             switch.pin("1", recorder);
         }
         prepare(&mut a, &mut b);
-        let wanted = |case: &Case| self.options.cases.as_ref().is_none_or(|cases| cases.contains(&case.name(false)));
+        let wanted = |case: &Case| self.options.cases.has(&case.name(false));
         for &case in ALL.iter().filter(|case| wanted(case)) {
             let name = case.name(self.options.apart);
             let at = At { load: self.name, case: &name, peer, pair, side: side.name() };

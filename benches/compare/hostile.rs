@@ -19,8 +19,9 @@
 //! it had open; "frames" are those that it took from the fourth guest in a second.
 //!
 //! An attack begins before the streams and ends after them. A guest whose streams do not come to an end, a guestwire
-//! that has ended, or one that has not given back all descriptors once the fourth guest has gone, ends the run. The
-//! silent side of a pair is measured after the other on the same guests, so whoever an attack was beside goes on.
+//! that has ended, or one that has not given back all descriptors once the fourth guest has gone, ends the run. Both
+//! sides of a pair are measured on the same guests, in every other pair the attack before the silence: so whoever an
+//! attack was beside goes on.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -39,6 +40,7 @@ use serde_json::Value;
 use crate::guests::{Figure, json};
 use crate::nat::{CONGESTION_CONTROL, serve};
 use crate::network::run_on_core_1;
+use crate::pairs::{Options, in_turn};
 use crate::port::{POLLING, Port};
 use crate::process::{Process, cpu_seconds, within};
 use crate::recorder::{At, Recorder};
@@ -76,16 +78,6 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Longer than guestwire takes to answer, or to give back what a guest had.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a run is made of.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) pairs: usize,
-    /// Of each reading.
-    pub(crate) seconds: u32,
-    /// By name; all that there are if nothing is said.
-    pub(crate) cases: Option<Vec<String>>,
-}
-
 /// What the fourth guest does.
 #[derive(Clone, Copy, Debug)]
 enum Fourth {
@@ -121,13 +113,11 @@ impl Fourth {
 pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     let lab = Lab::prepared_for("bench");
     let all = [Fourth::Harmless].into_iter().chain(ATTACKS.map(Fourth::Hostile));
-    let wanted =
-        |case: &Fourth| options.cases.as_ref().is_none_or(|cases| cases.iter().any(|name| name == case.name()));
-    let cases: Vec<Fourth> = all.filter(wanted).collect();
+    let cases: Vec<Fourth> = all.filter(|case| options.cases.has(case.name())).collect();
     for pair in 0..options.pairs {
         let mut world = World::new(&lab, recorder);
         for &case in &cases {
-            for fourth in [case, Fourth::Silent] {
+            for fourth in in_turn(pair, [case, Fourth::Silent]) {
                 let at = At { load: LOAD, case: case.name(), peer: PEER, pair, side: fourth.name() };
                 recorder.measure(at, |recorder| world.measure(fourth, options.seconds, recorder));
             }

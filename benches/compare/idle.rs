@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::ovs::Ovs;
+use crate::pairs::in_turn;
 use crate::port::{LIKE_LINUX, Port};
 use crate::process::{cpu_seconds, of_each_thread};
 use crate::recorder::{At, Recorder};
@@ -58,7 +59,7 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     let lab = Lab::prepared_for("bench");
     for &ports in &options.ports {
         for pair in 0..options.pairs {
-            for side in ["guestwire", "ovs"] {
+            for side in in_turn(pair, ["guestwire", "ovs"]) {
                 let at = At { load: "idle", case: &format!("ports-{ports}"), peer: "ovs", pair, side };
                 recorder.measure(at, |recorder| {
                     let running = if side == "ovs" {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::guests::{Figure, json};
+use crate::pairs::{Options, in_turn};
 use crate::process::{Process, busy_seconds, within};
 use crate::recorder::{At, Recorder};
 use crate::vm::daemon::Daemon;
@@ -23,16 +24,6 @@ const PEER: &str = "bridge";
 /// Longer than iperf3 takes to listen.
 const SERVER_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a run is made of.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) pairs: usize,
-    /// Of each case.
-    pub(crate) seconds: u32,
-    /// By name; all that there are if nothing is said.
-    pub(crate) cases: Option<Vec<String>>,
-}
-
 /// A case: its name, and what iperf3 is told.
 type Case = (&'static str, &'static str);
 
@@ -45,11 +36,10 @@ const GUESTS: &[(Vmm, [Case; 2])] = &[
 /// Each kind of guest by guestwire and by the kernel in turn.
 pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     let lab = Lab::prepared_for("bench");
-    let wanted = |case: &&Case| options.cases.as_ref().is_none_or(|cases| cases.iter().any(|name| name == case.0));
     for (vmm, cases) in GUESTS {
-        let cases: Vec<&Case> = cases.iter().filter(wanted).collect();
+        let cases: Vec<&Case> = cases.iter().filter(|case| options.cases.has(case.0)).collect();
         for pair in (0..options.pairs).filter(|_| !cases.is_empty()) {
-            for side in ["guestwire", PEER] {
+            for side in in_turn(pair, ["guestwire", PEER]) {
                 let lan = Lan::new(&lab, recorder);
                 let (_switch, mut guest) = lan.attach(*vmm, side, &lab, recorder);
                 for &&(case, direction) in &cases {

@@ -14,6 +14,7 @@ mod nat;
 mod network;
 mod ovs;
 mod packets;
+mod pairs;
 mod plot;
 mod port;
 mod process;
@@ -35,6 +36,8 @@ use machine::Machine;
 use recorder::{Recorder, folder_of_today};
 
 /// Measures guestwire beside its peers, one and the other in turn, and writes all of it down
+///
+/// Of each pair one side is measured after the other: guestwire, and in every other pair the peer, first.
 ///
 /// The readings, the commands, the machine and a summary go to benches/runs/DATE-COMMIT. Readings are added to those
 /// that are there, never taken out.
@@ -124,11 +127,13 @@ impl Arguments {
             Some(peers) => peers.clone(),
             None => all.iter().map(|&peer| peer.to_owned()).collect(),
         };
+        let cases = || pairs::Cases(self.cases.clone());
+        let of_cases = |pairs, seconds| pairs::Options { pairs: number(pairs), seconds: time(seconds), cases: cases() };
         let guests = || guests::Options {
             pairs: number(7),
             seconds: time(5),
             peers: peers(if load == Load::Qemu { &["bridge", "ovs"] } else { &["bridge", "ovs-tso", "ovs"] }),
-            cases: self.cases.clone(),
+            cases: cases(),
             apart: self.apart,
         };
         match load {
@@ -140,22 +145,13 @@ impl Arguments {
             }
             Load::Guests => guests::run_uml(&guests(), recorder),
             Load::Qemu => guests::run_qemu(&guests(), recorder),
-            Load::Lan => {
-                let options = lan::Options { pairs: number(7), seconds: time(5), cases: self.cases.clone() };
-                lan::run(&options, recorder);
-            }
-            Load::Nat => {
-                let options = nat::Options { pairs: number(7), seconds: time(5), cases: self.cases.clone() };
-                nat::run(&options, recorder);
-            }
+            Load::Lan => lan::run(&of_cases(7, 5), recorder),
+            Load::Nat => nat::run(&of_cases(7, 5), recorder),
             Load::Network => {
-                let options = network::Options { pairs: number(2), seconds: self.seconds, cases: self.cases.clone() };
+                let options = network::Options { pairs: number(2), seconds: self.seconds, cases: cases() };
                 network::run(&options, recorder);
             }
-            Load::Hostile => {
-                let options = hostile::Options { pairs: number(5), seconds: time(3), cases: self.cases.clone() };
-                hostile::run(&options, recorder);
-            }
+            Load::Hostile => hostile::run(&of_cases(5, 3), recorder),
             Load::Idle => {
                 let options = idle::Options { pairs: number(3), seconds: time(60), ports: self.ports.clone() };
                 idle::run(&options, recorder);

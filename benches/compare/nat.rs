@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::extras::{compile, initrd_with};
 use crate::guests::{Figure, json, round_trips, tcp, udp};
+use crate::pairs::{Options, in_turn};
 use crate::process::{Process, busy_seconds, cpu_seconds, within};
 use crate::recorder::{At, Recorder};
 use crate::vm::daemon::Daemon;
@@ -54,16 +55,6 @@ const TRIES: u32 = 10;
 const NOBODY: u32 = 65534;
 /// Ethernet's own, and what passt would have its guest use.
 const MTUS: [u32; 2] = [1500, 65520];
-
-/// What a run is made of.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) pairs: usize,
-    /// Of each case.
-    pub(crate) seconds: u32,
-    /// By name; all that there are if nothing is said.
-    pub(crate) cases: Option<Vec<String>>,
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Way {
@@ -160,11 +151,11 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     let program = compile("round_trips", folder.path(), recorder);
     let initrd = initrd_with(Path::new(lab.get("UML_NEW_INITRD")), &program, folder.path());
     let load = Load { lab, program, initrd, seconds: options.seconds };
-    let wanted = |case: &Case| options.cases.as_ref().is_none_or(|cases| cases.contains(&case.name()));
+    let wanted = |case: &Case| options.cases.has(&case.name());
     for pair in 0..options.pairs {
         for mtu in MTUS {
             let cases: Vec<Case> = Case::all(mtu).into_iter().filter(wanted).collect();
-            for side in ["guestwire", PEER].into_iter().filter(|_| !cases.is_empty()) {
+            for side in in_turn(pair, ["guestwire", PEER]).into_iter().filter(|_| !cases.is_empty()) {
                 let mut running = Side::start(&load, side, mtu, recorder);
                 for &case in &cases {
                     let at = At { load: "nat", case: &case.name(), peer: PEER, pair, side };

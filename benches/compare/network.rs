@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::extras::{compile, initrd_with};
 use crate::guests::{Figure, json};
+use crate::pairs::{Cases, in_turn};
 use crate::process::{run as run_program, within};
 use crate::recorder::{At, Recorder};
 use crate::streams;
@@ -53,8 +54,7 @@ pub(crate) struct Options {
     pub(crate) pairs: usize,
     /// Of each way of each case; if nothing is said, as many as its round trips ask for.
     pub(crate) seconds: Option<u32>,
-    /// By name; all that there are if nothing is said.
-    pub(crate) cases: Option<Vec<String>>,
+    pub(crate) cases: Cases,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +101,7 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     let (lab, folder) = (Lab::prepared_for("bench"), TempDir::with_prefix("guestwire-compare-").unwrap());
     let program = compile("streams", folder.path(), recorder);
     let initrd = initrd_with(Path::new(lab.get("UML_NEW_INITRD")), &program, folder.path());
-    let wanted = |case: &Case| options.cases.as_ref().is_none_or(|cases| cases.contains(&case.name()));
+    let wanted = |case: &Case| options.cases.has(&case.name());
     for pair in 0..options.pairs {
         for mtu in MTUS {
             let cases: Vec<Case> = Case::all(mtu).filter(wanted).collect();
@@ -112,7 +112,7 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
             for case in cases {
                 recorder.command("router", &world.router.set(case.weather));
                 let time = options.seconds.map_or(case.time(), |seconds| Duration::from_secs(seconds.into()));
-                for side in ["guestwire", PEER] {
+                for side in in_turn(pair, ["guestwire", PEER]) {
                     let at = At { load: "network", case: &case.name(), peer: PEER, pair, side };
                     recorder.measure(at, |recorder| world.measure(side, case.streams(), time, recorder));
                 }

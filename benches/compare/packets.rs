@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::ovs::Ovs;
+use crate::pairs::in_turn;
 use crate::process::cpu_seconds;
 use crate::recorder::{At, Recorder};
 use crate::switches::pin;
@@ -126,7 +127,7 @@ pub(crate) fn run(options: &Options, recorder: &mut Recorder) {
     for size in &options.sizes {
         for peer in &options.peers {
             for pair in 0..options.pairs {
-                for side in ["guestwire", peer] {
+                for side in in_turn(pair, ["guestwire", peer]) {
                     eprintln!("packets {size} B, {peer}: pair {} of {}, {side}", pair + 1, options.pairs);
                     let at = At { load: "packets", case: &size.to_string(), peer, pair, side };
                     recorder.measure(at, |recorder| measure(side, *size, false, options.seconds, &lab, recorder));
@@ -158,7 +159,7 @@ pub(crate) fn run_packed(options: &Options, recorder: &mut Recorder) {
     let lab = Lab::prepared_for("bench");
     for size in &options.sizes {
         for pair in 0..options.pairs {
-            for side in ["packed", "split"] {
+            for side in in_turn(pair, ["packed", "split"]) {
                 let at = At { load: "packed", case: &size.to_string(), peer: "split", pair, side };
                 recorder.measure(at, |recorder| {
                     measure("testpmd", *size, side == "packed", options.seconds, &lab, recorder)

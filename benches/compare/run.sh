@@ -6,7 +6,7 @@
 # LOAD is packets, packed, guests, qemu, lan, nat, network, hostile, idle, growth, workers, receivers, or report,
 # which measures nothing.
 # Sets the peers up (`tests/lab/prepare.sh bench`), builds guestwire as it is shipped, and runs pairs in turn: guestwire,
-# peer, guestwire, peer. What comes out is in `benches/runs/DATE-COMMIT`. It needs root, for network namespaces and for
+# peer, peer, guestwire. What comes out is in `benches/runs/DATE-COMMIT`. It needs root, for network namespaces and for
 # the huge pages that DPDK wants, two processors, and hours if everything is asked for.
 set -euo pipefail
 

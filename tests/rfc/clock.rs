@@ -60,6 +60,12 @@ pub(crate) struct Clock {
 impl Clock {
     /// With so many sockets and no more.
     pub(crate) fn new(sockets: usize) -> Self {
+        Self::peeking(sockets, true)
+    }
+
+    /// With so many sockets, on a kernel that reads what comes on a connection from an offset (SO_PEEK_OFF), or on one
+    /// that does not know that of TCP (before Linux 6.9).
+    pub(crate) fn peeking(sockets: usize, peek_offset: bool) -> Self {
         let space = Space::new();
         space.ip(&format!("address add {LOCAL}/32 dev lo"));
         space.set("ipv4/ping_group_range", "0 2147483647");
@@ -75,7 +81,7 @@ impl Clock {
             host_loopback: false,
             allow: Vec::new(),
             deny: Vec::new(),
-            peek_offset: true,
+            peek_offset,
         };
         let forwards = Forwards::new(Doors::default(), "net".to_owned(), 1, None).unwrap();
         let sockets = Sockets::new(sockets);

@@ -139,7 +139,11 @@ fn what_a_port_that_has_gone_had_is_forgotten_first_and_then_closed() {
 }
 
 pub(crate) fn tcp_established() {
-    let mut clock = Clock::new(100);
+    [true, false].into_iter().for_each(stays_established);
+}
+
+fn stays_established(peek_offset: bool) {
+    let mut clock = Clock::peeking(100, peek_offset);
     let listener = clock.listener();
     let to = listener.local_addr().unwrap();
     let [silent, other] = [5000, 5001].map(|port| {
@@ -176,8 +180,12 @@ pub(crate) fn tcp_established() {
 }
 
 pub(crate) fn tcp_transitory() {
+    [true, false].into_iter().for_each(opens_and_closes);
+}
+
+fn opens_and_closes(peek_offset: bool) {
     const LEAST: u64 = 240;
-    let mut clock = Clock::new(100);
+    let mut clock = Clock::peeking(100, peek_offset);
     let listener = clock.listener();
     let to = listener.local_addr().unwrap();
     // Opening: nobody answers, and the guest does not.

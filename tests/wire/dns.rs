@@ -316,6 +316,35 @@ fn what_is_the_hosts_own_reaches_no_resolver() {
 }
 
 #[test]
+fn an_address_is_the_hosts_if_an_interface_has_it_and_not_if_it_can_be_bound() {
+    let space = Space::new();
+    for (family, own) in [("ipv4", "198.51.100.7/32"), ("ipv6", "2001:db8::7/128")] {
+        space.set(&format!("{family}/ip_nonlocal_bind"), "1");
+        space.ip(&format!("addr add {own} dev lo"));
+    }
+    let resolver = Resolver::start(&space, "127.0.0.1", Manner::Tells(TOLD));
+    let mut world = World::new(space, "nameserver 127.0.0.1\n");
+    let mut asker = world.asker(1, None);
+    let [own, others] = [["198.51.100.7", "2001:db8::7"], ["198.51.100.8", "2001:db8::8"]]
+        .map(|addresses| addresses.map(|address| reverse_name(address.parse().unwrap())));
+    for name in own {
+        assert_eq!(asker.ask(&name, RecordType::PTR).response_code, ResponseCode::NXDomain, "{name}");
+    }
+    assert!(resolver.asked().is_empty(), "{:?}", resolver.asked());
+    for name in &others {
+        assert_eq!(asker.ask(name, RecordType::PTR).response_code, ResponseCode::NoError, "{name}");
+    }
+    let asked: Vec<String> = resolver.asked().into_iter().map(|asked| asked.name).collect();
+    assert_eq!(asked, others);
+    world.daemon.assert_alive();
+}
+
+/// What an address is called in DNS when its name is asked for (RFC 1035, 3.5; RFC 3596, 2.5).
+fn reverse_name(address: IpAddr) -> String {
+    Name::from(address).to_string()
+}
+
+#[test]
 fn a_resolver_that_is_changed_is_followed() {
     let space = Space::new();
     let _resolvers = [("127.0.0.1", TOLD), ("127.0.0.2", TOLD_BY_OTHER)]

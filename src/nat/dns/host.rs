@@ -2,12 +2,13 @@
 //!
 //! Theory of operation. The host's files are looked at when somebody asks something, once a second at most, and read
 //! again when they are others than before. Text is read line by line; what makes no sense in it is passed over, as the
-//! host's own programs do.
+//! host's own programs do. The kernel is asked as often for the addresses of the host's interfaces. Whether an address
+//! can be bound says nothing: with `ip_nonlocal_bind` (ip(7)) all can.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::PORT;
 use super::message::absolute;
+use crate::sys::netlink::Netlink;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
@@ -49,6 +51,8 @@ pub(super) struct Private {
     /// Names and addresses in the host's own table.
     pub(super) names: HashSet<Name>,
     pub(super) addresses: HashSet<IpAddr>,
+    /// Addresses of the host's interfaces.
+    interfaces: HashSet<IpAddr>,
 }
 
 /// See the module's theory of operation.
@@ -78,13 +82,18 @@ impl Host {
             (self.private.names, self.private.addresses) = hosts(&text(Path::new(HOSTS)));
         }
         self.stamps = stamps;
+        match Netlink::open().and_then(|mut netlink| netlink.all_addresses()) {
+            Ok(all) => self.private.interfaces = all.into_iter().map(|(_, address, _)| address).collect(),
+            // As without descriptors: those that were known stay.
+            Err(error) => tracing::debug!("the host's addresses are not known: {error}"),
+        }
     }
 
     /// A host with these files.
     #[cfg(test)]
     pub(super) fn with(conf: &str, table: &str, own: &str) -> Self {
         let ((resolvers, search), (names, addresses)) = (resolv_conf(conf), hosts(table));
-        let private = Private { search, own: absolute(own), names, addresses };
+        let private = Private { search, own: absolute(own), names, addresses, ..Private::default() };
         Self { resolvers: resolvers.into(), private, ..Self::default() }
     }
 
@@ -101,8 +110,8 @@ impl Host {
 impl Private {
     /// Whether an address is one of the host's.
     pub(super) fn has_address(&self, address: IpAddr) -> bool {
-        // Nobody else's can be bound.
-        self.addresses.contains(&address) || UdpSocket::bind((address, 0)).is_ok()
+        let address = address.to_canonical();
+        self.addresses.contains(&address) || self.interfaces.contains(&address)
     }
 }
 
@@ -196,9 +205,11 @@ mod tests {
 
     #[test]
     fn the_host_knows_its_own_addresses() {
-        let private = Private { addresses: ["240.0.0.1".parse().unwrap()].into(), ..Private::default() };
-        let has = |address: &str| private.has_address(address.parse().unwrap());
-        assert!(has("127.0.0.1") && has("240.0.0.1") && !has("240.0.0.2"));
+        let mut host = Host::default();
+        host.follow(0);
+        host.private.addresses.insert("240.0.0.1".parse().unwrap());
+        let has = |address: &str| host.private().has_address(address.parse().unwrap());
+        assert!(has("127.0.0.1") && has("::ffff:127.0.0.1") && has("240.0.0.1") && !has("240.0.0.2"));
     }
 
     #[test]
