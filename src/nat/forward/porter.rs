@@ -143,6 +143,7 @@ impl Porter {
                 // What became of one that was sent.
                 Err(_) => continue,
             };
+            note(found, world);
             let Some((found, from)) = found.zip(known_as(received.from, world.policy)) else { continue };
             let to = SocketAddr::new(found.address, door.guest_port);
             // What answers a group comes from one of the host's own.
@@ -152,6 +153,14 @@ impl Porter {
             udp::deliver((from, to), found.guest.mac, &received, &self.room[..received.len], world);
         }
         Left::More
+    }
+}
+
+/// Something has come for the guest, or for nobody, and was taken.
+fn note(found: Option<Found>, world: &mut Surroundings<'_>) {
+    match found {
+        Some(found) => world.efforts.note(found.guest.port),
+        None => world.efforts.note_nobodys(),
     }
 }
 
@@ -171,6 +180,7 @@ fn accept((index, found): (u32, Option<Found>), engine: usize, tcp: &mut Tcp, wo
                 _ => continue,
             },
         };
+        note(found, world);
         let Some((found, from)) = found.zip(known_as(client, world.policy)) else {
             refuse(fd);
             continue;
