@@ -5,10 +5,11 @@ use std::collections::HashMap;
 
 use crate::switch::PortId;
 
-/// Things done, by port: calls to the kernel, nearly all of them, that take about the same time.
+/// Things done, by port, or for nobody's sake: calls to the kernel, nearly all of them, that take about the same time.
 #[derive(Debug, Default)]
 pub(super) struct Efforts {
     by_port: HashMap<PortId, u32>,
+    nobodys: u32,
     /// Whether sockets were made, or asked for, since the burst began.
     pub(super) is_dear: bool,
 }
@@ -19,9 +20,20 @@ impl Efforts {
         *self.by_port.entry(port).or_default() += 1;
     }
 
+    /// One thing was done that no port is to answer for.
+    pub(super) fn note_nobodys(&mut self) {
+        self.nobodys += 1;
+    }
+
+    /// A burst has been taken, whose time is its sender's. Returns whether it was dear.
+    pub(super) fn end_burst(&mut self) -> bool {
+        self.by_port.clear();
+        std::mem::take(&mut self.is_dear)
+    }
+
     /// Tells what part of all that was each port's, and forgets it.
     pub(super) fn take(&mut self, mut each: impl FnMut(PortId, f64)) {
-        let all: u32 = self.by_port.values().sum();
+        let all = self.by_port.values().sum::<u32>() + std::mem::take(&mut self.nobodys);
         self.by_port.drain().for_each(|(port, its)| each(port, f64::from(its) / f64::from(all)));
     }
 
@@ -44,6 +56,31 @@ mod tests {
         efforts.take(|port, part| told.push((port.0, part)));
         told.sort_by_key(|(port, _)| *port);
         assert_eq!(told, [(1, 0.25), (2, 0.75)]);
+        efforts.take(|port, part| panic!("{port:?} {part}"));
+    }
+
+    #[test]
+    fn nobody_pays_for_what_is_nobodys() {
+        let mut efforts = Efforts::default();
+        let parts = |efforts: &mut Efforts| {
+            let mut told = Vec::new();
+            efforts.take(|port, part| told.push((port.0, part)));
+            told
+        };
+        efforts.note(PortId(1));
+        (0..3).for_each(|_| efforts.note_nobodys());
+        assert_eq!(parts(&mut efforts), [(1, 0.25)]);
+        efforts.note_nobodys();
+        assert_eq!(parts(&mut efforts), []);
+        efforts.note(PortId(1));
+        assert_eq!(parts(&mut efforts), [(1, 1.0)]);
+    }
+
+    #[test]
+    fn what_a_burst_took_is_not_charged_twice() {
+        let mut efforts = Efforts { is_dear: true, ..Efforts::default() };
+        efforts.note(PortId(1));
+        assert!(efforts.end_burst() && !efforts.end_burst());
         efforts.take(|port, part| panic!("{port:?} {part}"));
     }
 }

@@ -396,13 +396,13 @@ impl<E: Endpoint> Endpoints<E> {
     }
 
     /// Ends what was not used for long; of many a part, and the rest is due at once.
-    pub(super) fn sweep(&mut self, now: u64) {
-        let idle = self.used.before(now.saturating_sub(E::BOUNDS.idle_ns) / SECOND, SWEPT_MAX);
+    pub(super) fn sweep(&mut self, world: &mut Surroundings<'_>) {
+        let idle = self.used.before(world.now.saturating_sub(E::BOUNDS.idle_ns) / SECOND, SWEPT_MAX);
         if idle.len() < SWEPT_MAX {
-            self.swept_at = now;
+            self.swept_at = world.now;
         }
         for index in idle {
-            self.remove(index);
+            self.remove(index).iter().for_each(|entry| world.efforts.note(entry.guest.port));
         }
     }
 

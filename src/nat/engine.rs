@@ -6,6 +6,9 @@
 //! What is for guests comes out in two ways: whole frames ([`Engine::frames`]), and offers of a connection's data,
 //! which goes from the socket straight into the guest's buffers ([`Engine::offer`], [`Engine::supply`]).
 
+#[cfg(test)]
+pub(super) mod tests;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -354,7 +357,7 @@ impl Engine {
         let (tcp, .., mut world) = self.parts(now);
         tcp.acknowledge(&mut world);
         self.arm(now);
-        std::mem::take(&mut self.efforts.is_dear)
+        self.efforts.end_burst()
     }
 
     /// Looks at what has happened, and at what is due.
@@ -382,16 +385,17 @@ impl Engine {
             && let Some(frame) = &self.advertisement
         {
             self.advertise_at = now + ADVERTISE_NS;
+            self.efforts.note_nobodys();
             self.out.push(VnetHeader::default(), frame.clone());
         }
         let (tcp, udp, echo, mut world) = self.parts(now);
         tcp.timers(&mut world);
         tcp.acknowledge(&mut world);
         if udp.is_to_sweep(now) {
-            udp.sweep(now);
+            udp.sweep(&mut world);
         }
         if echo.is_to_sweep(now) {
-            echo.sweep(now);
+            echo.sweep(&mut world);
         }
         udp.receive(&mut world);
         echo.receive(&mut world);

@@ -162,10 +162,11 @@ impl Dns {
     /// Something has happened to a socket.
     pub(super) fn event(&mut self, kind: Kind, id: Id, world: &mut Surroundings<'_>) {
         let Self { judge, relay, streams, .. } = self;
+        let now = world.now;
         match kind {
             Kind::DnsListener => streams.accept(PortId(id.index as u16), world),
             Kind::DnsStream => {
-                streams.event(id, world, |message| judge.reply(message, world.now));
+                streams.event(id, world, |message| judge.reply(message, now));
             }
             _ => relay.event(id, world),
         }
@@ -174,8 +175,9 @@ impl Dns {
     /// Does what is due.
     pub(super) fn timers(&mut self, world: &mut Surroundings<'_>) {
         let Self { judge, relay, streams, .. } = self;
+        let now = world.now;
         relay.timers(world);
-        streams.sweep(world, |message| judge.reply(message, world.now));
+        streams.sweep(world, |message| judge.reply(message, now));
     }
 
     /// When something is due next.

@@ -193,6 +193,8 @@ impl Relay {
     pub(super) fn event(&mut self, id: Id, world: &mut Surroundings<'_>) {
         let at = (id.index % SOCKETS_MAX) as usize;
         let id = Id { index: id.index / SOCKETS_MAX, ..id };
+        let Some(asked) = self.asked.get(id) else { return };
+        world.efforts.note(asked.client.guest.port);
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(ANSWER_MAX, 0);
         match self.read(id, at, &mut buffer) {
@@ -248,6 +250,7 @@ impl Relay {
                 self.due.remove(&(due, id));
                 continue;
             };
+            world.efforts.note(asked.client.guest.port);
             let has_next = asked.sockets.len() < asked.resolvers.len();
             if !has_next || world.now >= asked.begun + GIVE_UP_NS {
                 self.give_up(id, world);

@@ -120,11 +120,12 @@ impl Streams {
     }
 
     /// Somebody may have connected to a guest's listener. What they have sent already is told of when they are watched.
-    pub(super) fn accept(&mut self, port: PortId, world: &Surroundings<'_>) {
+    pub(super) fn accept(&mut self, port: PortId, world: &mut Surroundings<'_>) {
         while self.streams.find(|stream| stream.port == port).len() < PER_GUEST_MAX {
             let Some(Ok((guest, _))) = self.listeners.get(&port).map(|listener| listener.socket.accept()) else {
                 return;
             };
+            world.efforts.note(port);
             if self.streams.len() >= STREAMS_MAX {
                 self.end_most_idle();
             }
@@ -157,11 +158,17 @@ impl Streams {
 
     /// Something has happened to a connection, that of the guest or that to a resolver: `reply` says what becomes of
     /// each message.
-    pub(super) fn event(&mut self, id: Id, world: &Surroundings<'_>, mut reply: impl FnMut(&[u8]) -> Option<Reply>) {
+    pub(super) fn event(
+        &mut self,
+        id: Id,
+        world: &mut Surroundings<'_>,
+        mut reply: impl FnMut(&[u8]) -> Option<Reply>,
+    ) {
         let Self { streams, numbers, .. } = self;
         let (id, side) = stream_of(id);
         let Some(stream) = streams.get(id) else { return };
         stream.used_at = world.now;
+        world.efforts.note(stream.port);
         let mut asker = Asker { id, world, numbers };
         if side == Side::Resolver {
             stream.hear(&mut asker);
@@ -172,8 +179,9 @@ impl Streams {
     }
 
     /// A connection has ended: another may take its place.
-    fn end(&mut self, id: Id, world: &Surroundings<'_>) {
+    fn end(&mut self, id: Id, world: &mut Surroundings<'_>) {
         if let Some(stream) = self.streams.remove(id) {
+            world.efforts.note(stream.port);
             self.accept(stream.port, world);
         }
     }
@@ -184,13 +192,14 @@ impl Streams {
     }
 
     /// Does what is due.
-    pub(super) fn sweep(&mut self, world: &Surroundings<'_>, mut reply: impl FnMut(&[u8]) -> Option<Reply>) {
+    pub(super) fn sweep(&mut self, world: &mut Surroundings<'_>, mut reply: impl FnMut(&[u8]) -> Option<Reply>) {
         if self.due().is_none_or(|due| due > world.now) {
             return;
         }
         self.swept_at = world.now;
         for id in self.streams.find(|stream| stream.asked.as_ref().is_some_and(|asked| asked.due <= world.now)) {
             let Some(stream) = self.streams.get(id) else { continue };
+            world.efforts.note(stream.port);
             let mut asker = Asker { id, world, numbers: &mut self.numbers };
             stream.ask_next(&mut asker);
             if stream.go_on(&mut asker, &mut reply).is_err() {

@@ -5,8 +5,16 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use proptest::prelude::*;
 
+use super::super::efforts::Efforts;
+use super::super::engine::tests::await_readable;
+use super::super::forward::{Doors, Forwards};
+use super::super::icmp::Limits;
+use super::super::out::Out;
+use super::super::policy::Policy;
+use super::super::sockets::Sockets;
 use super::message::{QUERY_MAX, absolute, is_failure, read, renumbered};
 use super::*;
+use crate::sys::poller::Poller;
 
 const WEB: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -342,4 +350,61 @@ fn sixty_four_kibibytes_take_no_time() {
     message.resize(65_535, 0xc0);
     assert!(our_judge().judged(&message).is_none());
     assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+}
+
+/// What each port has to answer for since the last time, in parts.
+fn parts(efforts: &mut Efforts) -> Vec<(u16, f64)> {
+    let mut parts = Vec::new();
+    efforts.take(|port, part| parts.push((port.0, part)));
+    parts
+}
+
+#[test]
+fn who_asks_answers_for_what_comes_of_it() {
+    let resolvers: Vec<_> = (0..2).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Arc<[SocketAddr]> = resolvers.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    let message = query("example.org", RecordType::A).to_vec().unwrap();
+    let Reply::Ask(question, _) = our_judge().judged(&message).unwrap() else { panic!("others are asked") };
+    let client = Client {
+        guest: Guest { port: PortId(3), mac: WEB },
+        address: "10.0.2.7:1000".parse().unwrap(),
+        server: "10.0.2.1".parse().unwrap(),
+    };
+    let (mut out, poller, policy) = (Out::default(), Poller::new().unwrap(), Policy::new(&settings()));
+    let forwards = Forwards::new(Doors::default(), "network".to_owned(), 1, None).unwrap();
+    let (sockets, mut limits, mut efforts, mut packets) =
+        (Sockets::new(1000), Limits::default(), Efforts::default(), 0);
+    let mut world = Surroundings {
+        out: &mut out,
+        poller: &poller,
+        policy: &policy,
+        sockets: &sockets,
+        forwards: &forwards,
+        gateway_mac: settings().gateway_mac,
+        mtu: 1500,
+        now: 0,
+        packets: &mut packets,
+        limits: &mut limits,
+        efforts: &mut efforts,
+    };
+    let mut relay = Relay::default();
+    relay.ask(client, &message, question, addresses, &mut world).unwrap();
+    assert!(world.efforts.end_burst(), "it made a socket");
+    relay.timers(&mut world);
+    assert_eq!(parts(world.efforts), [], "nothing was due");
+    world.now = relay.due().unwrap();
+    relay.timers(&mut world);
+    assert_eq!(parts(world.efforts), [(3, 1.0)], "the next one is asked");
+    let mut buffer = [0; 512];
+    let (len, from) = resolvers[1].recv_from(&mut buffer).unwrap();
+    buffer[2] |= 0x80;
+    resolvers[1].send_to(&buffer[..len], from).unwrap();
+    let mut tokens = Vec::new();
+    await_readable(&poller);
+    poller.wait_for_sockets(|token, ready| tokens.extend(ready.readable.then_some(token))).unwrap();
+    let (kind, id) = Id::from_token(tokens[0]);
+    assert_eq!(kind, Kind::Dns);
+    relay.event(id, &mut world);
+    assert!(!world.out.is_empty(), "the guest is answered");
+    assert_eq!((parts(world.efforts), relay.due()), (vec![(3, 1.0)], None));
 }

@@ -133,6 +133,7 @@ impl Porter {
         let mut left = IN_A_ROW_MAX;
         while left > 0 && world.out.has_room() {
             let bring = |received: &Received, bytes: &mut [u8]| {
+                note(found, world);
                 let Some((found, from)) = found.zip(known_as(received.from, world.policy)) else { return };
                 let to = SocketAddr::new(found.address, door.guest_port);
                 // What answers a group comes from one of the host's own.
@@ -153,6 +154,14 @@ impl Porter {
     }
 }
 
+/// Something has come for the guest, or for nobody, and was taken.
+fn note(found: Option<Found>, world: &mut Surroundings<'_>) {
+    match found {
+        Some(found) => world.efforts.note(found.guest.port),
+        None => world.efforts.note_nobodys(),
+    }
+}
+
 /// Accepts connections to the guest, if there is one.
 fn accept((index, found): (u32, Option<Found>), engine: usize, tcp: &mut Tcp, world: &mut Surroundings<'_>) -> Left {
     let forwards = world.forwards;
@@ -169,6 +178,7 @@ fn accept((index, found): (u32, Option<Found>), engine: usize, tcp: &mut Tcp, wo
                 _ => continue,
             },
         };
+        note(found, world);
         let Some((found, from)) = found.zip(known_as(client, world.policy)) else {
             refuse(fd);
             continue;

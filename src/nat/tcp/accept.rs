@@ -12,6 +12,7 @@ impl Tcp {
     /// the same addresses and ports is there already, the client is refused.
     pub(in super::super) fn accept(&mut self, client: Client, world: &mut Surroundings<'_>) {
         let Client { fd, guest, to, from } = client;
+        world.efforts.note(guest.port);
         let key = Key { guest: to, remote: from };
         if let Some(id) = self.find(&key)
             && self.is_ending(id)

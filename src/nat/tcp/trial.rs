@@ -13,7 +13,7 @@ use std::io;
 use std::ops::Range;
 
 use super::super::seq::Seq;
-use super::mirror::{Fate, HostSocket, Inside, Mirror, Timer};
+use super::mirror::{Fate, HostSocket, Inside, Mirror, Timer, Wanted};
 use super::segment::{ACK, FIN, Header, PSH, RST, SYN, Segment};
 use crate::ring::Bytes;
 
@@ -272,16 +272,21 @@ impl World {
             self.sent(&header);
             return self.settle(Fate::Lives);
         }
-        let Some(wanted) = mirror.wanted() else { return };
+        let Some(wanted) = mirror.wanted().filter(|_| mirror.is_readable) else { return };
         let there = socket.come - socket.consumed - wanted.skip;
-        let len = there.min(wanted.len).min(u32::from(room));
+        let most = wanted.len.min(u32::from(room));
+        let len = there.min(most);
         let header = match len {
             0 if there == 0 && socket.peer_ended => mirror.ends(socket, self.now),
             0 => {
                 mirror.is_readable &= there > 0;
                 return self.settle(Fate::Lives);
             }
-            _ => mirror.sends(len, len == there && socket.peer_ended, socket, self.now),
+            _ => {
+                // If that was all, the poller tells of more.
+                mirror.is_readable = len == most;
+                mirror.sends(len, len == there && socket.peer_ended, socket, self.now)
+            }
         };
         // What is sent is where the peer's stream has it.
         let at = header.seq.since(self.isn.plus(1));
@@ -349,6 +354,9 @@ impl World {
     fn check(&mut self) {
         let Some(mirror) = &self.mirror else { return };
         let inside = mirror.inside();
+        let is_there = |wanted: Wanted| self.socket.come > self.socket.consumed + wanted.skip;
+        let stays = inside.is_open && !mirror.is_readable && mirror.wanted().is_some_and(is_there);
+        assert!(!stays, "what is in the socket stays there: {inside:?}");
         let is_in_order = |a: Seq, b: Seq| !b.is_before(a);
         assert!(is_in_order(inside.una, inside.nxt) && is_in_order(inside.nxt, inside.max), "{inside:?}");
         assert!(mirror.kept() <= (1 << 20) + 128 * 64, "{inside:?}");

@@ -3,8 +3,10 @@
 mod case;
 mod cases;
 mod flight;
+mod garbage;
 mod guest;
 mod host;
+mod invariants;
 mod sim;
 mod weather;
 

@@ -5,13 +5,14 @@ use std::collections::BinaryHeap;
 use std::io;
 
 use super::super::super::seq::Seq;
+use super::super::acks::WAIT_NS;
 use super::super::mirror::{Fate, Inside, Mirror, Timer};
-use super::super::segment::{ACK, FIN, HEADER_LEN, Header, PSH, RST, SYN, SYN_OPTIONS_MAX, Segment};
+use super::super::segment::{ACK, FIN, HEADER_LEN, Header, RST, SYN, SYN_OPTIONS_MAX, Segment};
 use super::flight::{Flight, Flying};
 use super::guest::{Guest, State};
 use super::host::{CAPACITY_MIN, Socket};
 use super::weather::{Weather, habits, weather};
-use super::{MICRO, MILLI, Rng, SECOND, Stream, distance};
+use super::{MICRO, MILLI, Rng, SECOND, Stream};
 use crate::ring::Bytes;
 
 const STEPS: u64 = 1_000_000;
@@ -19,11 +20,10 @@ const SEED: u64 = 793;
 const OWN_MSS: u16 = 1460;
 /// No side says more than so many small pieces.
 const PIECES_MAX: u32 = 200;
-/// Within so many more steps, and so much more time, a connection must have ended.
-const CALM_STEPS_MAX: u32 = 6000;
-const CALM_MAX: u64 = 600 * SECOND;
-/// Where somebody has gone without a word it may take as long as two unanswered questions take.
-const SILENT_MAX: u64 = 3 * 3600 * SECOND;
+/// The longest burst.
+pub(super) const BURST_MAX: u64 = 10 * MICRO;
+/// How soon the poller tells of something.
+const TELLS_MAX: u64 = 20 * MICRO;
 /// So many frames in a row may be lost while the guest acknowledges nothing new: fewer than make it given up.
 const LOSSES_MAX: u32 = 4;
 
@@ -37,19 +37,19 @@ enum Breaker {
 
 /// One connection.
 #[derive(Debug)]
-struct World {
-    rng: Rng,
-    weather: Weather,
-    now: u64,
-    steps: u32,
-    calm_at: Option<u64>,
-    guest: Guest,
-    socket: Socket,
-    mirror: Option<Mirror>,
+pub(super) struct World {
+    pub(super) rng: Rng,
+    pub(super) weather: Weather,
+    pub(super) now: u64,
+    pub(super) steps: u32,
+    pub(super) calm_at: Option<u64>,
+    pub(super) guest: Guest,
+    pub(super) socket: Socket,
+    pub(super) mirror: Option<Mirror>,
     fate: Option<Fate>,
     had_mirror: bool,
     breaker: Breaker,
-    isn: Seq,
+    pub(super) isn: Seq,
     flying: BinaryHeap<Reverse<Flying>>,
     sent: u64,
     losses: u32,
@@ -58,9 +58,15 @@ struct World {
     /// How long applications wait that have nothing to do.
     pause: u64,
     acks_at: Option<u64>,
-    supplies_at: Option<u64>,
+    pub(super) supplies_at: Option<u64>,
     timer_at: Option<u64>,
-    before: Option<Inside>,
+    /// When the poller tells of what has come to the socket: once, by edges.
+    pub(super) tells_at: Option<u64>,
+    /// Whether it has told that nothing follows.
+    is_last: bool,
+    /// Since when the guest is owed an acknowledgement.
+    pub(super) owes_since: Option<u64>,
+    pub(super) before: Option<Inside>,
     told: Option<Seq>,
 }
 
@@ -101,6 +107,9 @@ impl World {
             acks_at: None,
             supplies_at: None,
             timer_at: None,
+            tells_at: None,
+            is_last: false,
+            owes_since: None,
             before: None,
             told: None,
         };
@@ -176,7 +185,7 @@ impl World {
     fn due(&self) -> u64 {
         let flight = self.flying.peek().map(|Reverse(flying)| flying.order.0);
         let mirror = self.mirror.as_ref().map(Mirror::due);
-        let rest = [self.connects_at, self.acks_at, self.supplies_at, flight, mirror];
+        let rest = [self.connects_at, self.tells_at, self.acks_at, self.supplies_at, flight, mirror];
         rest.into_iter().flatten().fold(self.guest.due().min(self.acts_at), u64::min)
     }
 
@@ -199,6 +208,9 @@ impl World {
                 Some(Flight::ToHost(frame)) => self.receive(&frame),
                 None => {}
             }
+        } else if is_due(self.tells_at) {
+            self.tells_at = None;
+            self.tell();
         } else if is_due(self.acks_at) {
             self.acks_at = None;
             self.acknowledge();
@@ -230,7 +242,7 @@ impl World {
     }
 
     /// A segment of the guest's.
-    fn receive(&mut self, frame: &[u8]) {
+    pub(super) fn receive(&mut self, frame: &[u8]) {
         let segment = Segment::parse(frame, 0, frame.len()).unwrap();
         let Some(mirror) = &mut self.mirror else {
             if !self.had_mirror && segment.flags & (SYN | ACK | RST) == SYN {
@@ -292,19 +304,30 @@ impl World {
             return self.end(Fate::Done);
         }
         if mirror.owes_ack {
-            // At the end of the burst.
-            self.acks_at.get_or_insert(self.now + self.rng.below(2) * 10 * MICRO);
+            // At the end of the burst, or a moment later.
+            let at = match mirror.ack_waits_since {
+                Some(since) => since + WAIT_NS,
+                None => self.now + self.rng.below(2) * BURST_MAX,
+            };
+            self.acks_at = Some(self.acks_at.map_or(at, |other| other.min(at)));
         }
     }
 
     fn end(&mut self, fate: Fate) {
         self.fate = Some(fate);
         self.mirror = None;
-        (self.connects_at, self.acks_at, self.supplies_at) = (None, None, None);
+        (self.connects_at, self.tells_at, self.acks_at, self.supplies_at) = (None, None, None, None);
     }
 
     fn acknowledge(&mut self) {
         let Some(mirror) = self.mirror.as_mut().filter(|mirror| mirror.owes_ack) else { return };
+        if let Some(due) = mirror.ack_waits_since.map(|since| since + WAIT_NS).filter(|due| *due > self.now)
+            && !self.rng.happens(200)
+        {
+            // It was another's turn, and there is no company.
+            self.acks_at = Some(due);
+            return;
+        }
         let header = mirror.acknowledge(&mut self.socket);
         self.emit(&header, &[]);
         self.settle(Fate::Lives);
@@ -337,8 +360,10 @@ impl World {
             Err(_) => return self.settle(Fate::Failed),
         };
         let (una, len) = (mirror.inside().una, bytes.len() as u32);
-        // The host may know already that nothing follows.
-        let is_end = len < most && self.socket.peer_ended && self.rng.one_of(&[true, false]);
+        // Of more than that the poller tells, and of the end it may have told already.
+        let is_all = len < most && self.socket.consumed + wanted.skip + len == self.socket.come;
+        let is_end = is_all && self.is_last;
+        mirror.is_readable = !is_all;
         let header = mirror.sends(len, is_end, &mut self.socket, self.now);
         assert!(!header.seq.is_before(una), "sends what was acknowledged");
         let end = header.seq.plus(bytes.len() as u32);
@@ -408,14 +433,23 @@ impl World {
     }
 
     fn peer_writes(&mut self, amount: u32) {
-        let Some(mirror) = &mut self.mirror else { return };
+        let Some(mirror) = &self.mirror else { return };
         if mirror.is_connecting() || self.socket.is_broken || self.socket.peer_ended {
             return;
         }
         let len = amount.min(self.socket.from_peer.len - self.socket.come);
         self.socket.come += len;
         self.socket.peer_ended = self.socket.come == self.socket.from_peer.len;
+        if len > 0 || self.socket.peer_ended {
+            self.tells_at.get_or_insert(self.now + self.rng.below(TELLS_MAX));
+        }
+    }
+
+    /// The poller tells that something has come.
+    fn tell(&mut self) {
+        let Some(mirror) = &mut self.mirror else { return };
         mirror.is_readable = true;
+        self.is_last = self.socket.peer_ended;
         self.settle(Fate::Lives);
     }
 
@@ -458,77 +492,6 @@ impl World {
             let most = self.rng.range(least, 65_535);
             self.guest.capacity = if self.guest.habits.shrinks { most } else { self.guest.capacity.max(most) };
         }
-    }
-
-    /// Segments that nobody honest sends, or not now: none may do harm.
-    fn garbage(&mut self) {
-        let Some(mirror) = self.mirror.as_ref().filter(|mirror| !mirror.is_half_open()) else { return };
-        if self.guest.state != State::Open {
-            return;
-        }
-        let inside = mirror.inside();
-        let far = self.rng.range(1, 1 << 30);
-        let near = self.rng.range(1, 2000);
-        let (seq, good_ack) = (inside.next, Some(inside.una));
-        let early = inside.edge.since(inside.next);
-        let kind = self.rng.below(10);
-        let (seq, ack, flags, len) = match kind {
-            0 => (seq, Some(inside.max.plus(far)), ACK, near),
-            1 => (seq, Some(inside.max.plus(1)), ACK | FIN, 0),
-            2 => (Seq(seq.0.wrapping_sub(far)), good_ack, ACK, near.min(far)),
-            3 => (self.guest.old_seq(near), good_ack, ACK, 0),
-            4 => (seq.plus(far % 5000), good_ack, SYN | ACK, 0),
-            5 => (Seq(seq.0.wrapping_sub(near)), None, SYN, 0),
-            6 => (inside.edge.plus(1 + near), good_ack, ACK | PSH, near),
-            7 => (inside.edge.plus(2 + far % 3), good_ack, ACK | FIN, 0),
-            8 if early > 1 => (seq.plus(1 + far % (early - 1)), good_ack, RST, 0),
-            8 => (inside.edge.plus(near), good_ack, RST, 0),
-            _ => (seq, None, 0, near),
-        };
-        let mut head = [0; HEADER_LEN + SYN_OPTIONS_MAX];
-        let flags = if ack.is_some() { flags | ACK } else { flags & !ACK };
-        // What is not wrong altogether does not lie about the room.
-        let window = if matches!(kind, 2 | 3) { self.guest.window() } else { self.rng.next() as u16 };
-        let ack = ack.unwrap_or(Seq(0));
-        let len_of_head = Header { seq, ack, flags, window, mss: None, scale: None }.emit(1, 2, &mut head);
-        let frame = [&head[..len_of_head], &vec![0xee; len as usize]].concat();
-        self.receive(&frame);
-        assert!(self.mirror.is_some(), "garbage has ended it");
-    }
-
-    /// What must hold whatever has happened.
-    fn check(&mut self) {
-        let limit = if matches!(self.guest.state, State::Gone | State::Aborted) { SILENT_MAX } else { CALM_MAX };
-        if let Some(calm_at) = self.calm_at {
-            assert!(self.now <= calm_at + limit, "it takes too long");
-        }
-        assert!(self.steps <= self.weather.rough + CALM_STEPS_MAX, "it takes too many steps");
-        let Some(mirror) = &self.mirror else { return };
-        let inside = mirror.inside();
-        assert!(distance(inside.nxt, inside.una) >= 0 && distance(inside.max, inside.nxt) >= 0);
-        if let Some(before) = self.before.replace(inside.clone())
-            && before.is_open
-        {
-            assert!(!inside.edge.is_before(before.edge) && !inside.next.is_before(before.next));
-            assert!(!inside.una.is_before(before.una) && !inside.max.is_before(before.max));
-        }
-        if !inside.is_open {
-            return;
-        }
-        // What was kept lies within the window told, and within bounds.
-        let kept: u32 = inside.pieces.iter().map(|(_, len)| len).sum();
-        assert!(inside.pieces.len() <= 128 && kept <= 1 << 20);
-        let mut end = inside.next;
-        for (from, len) in &inside.pieces {
-            assert!(distance(*from, end) >= 0, "pieces overlap, or are old");
-            end = from.plus(*len);
-        }
-        assert!(!inside.edge.is_before(end), "kept beyond the window");
-        // What was taken away was acknowledged, and what was acknowledged was heard.
-        let acknowledged = inside.una.since(self.isn.plus(1)) - u32::from(inside.fin_is_acknowledged);
-        assert_eq!(self.socket.consumed, acknowledged);
-        assert!(acknowledged <= self.guest.heard() && self.guest.heard() <= self.socket.come);
-        assert!(self.socket.taken <= self.guest.written);
     }
 
     fn is_over(&self) -> bool {

@@ -5,6 +5,11 @@ use super::{MICRO, MILLI, Rng, SECOND};
 
 /// Steps of a connection after which nothing is lost any more, and all that could wait has happened.
 const ROUGH_MAX: u32 = 400;
+/// Within so many more steps, and so much more time, a connection must have ended.
+pub(super) const CALM_STEPS_MAX: u32 = 6000;
+pub(super) const CALM_MAX: u64 = 600 * SECOND;
+/// Where somebody has gone without a word it may take as long as two unanswered questions take.
+pub(super) const SILENT_MAX: u64 = 3 * 3600 * SECOND;
 
 /// What the network, the host and the applications do to a connection; chances are in a thousand.
 #[derive(Clone, Copy, Debug)]
