@@ -14,11 +14,13 @@ use crate::lan::{Program, get_lease};
 use crate::router::{Router, Weather};
 use crate::space::Space;
 
-/// How many times as long as the host's own stream a guest's may take. Chance has as much to say where packets are
-/// lost: a stall of the mirror's takes longer.
-const TIMES: u32 = 3;
-/// And this much more: a lost end is sent again only after a second or two.
-const GRACE: Duration = Duration::from_secs(3);
+/// How many times as long as the host's own stream a guest's may take.
+const TIMES: u32 = 2;
+/// And this much more: less than what the mirror waits before it sends anything again, which is a second.
+const GRACE: Duration = Duration::from_millis(500);
+/// How often both are tried. Chance has its say where packets are lost, and so have others on this machine: the guest's
+/// best is compared with the host's worst. A stall that comes each time stays in the best.
+const TRIES: u32 = 4;
 
 /// The host and a machine, a network between them, and a guest of the host's.
 struct World {
@@ -54,7 +56,21 @@ impl World {
     /// So much data to the host and back, and to the guest and back.
     fn echo(&mut self, weather: Weather, kilobytes: usize) {
         self.router.set(weather);
-        let (address, bytes) = (Router::address(1), kilobytes * 1000);
+        let (mut worst, mut best) = (Duration::ZERO, Duration::MAX);
+        for _ in 0..TRIES {
+            let (host, own) = self.times(kilobytes * 1000);
+            println!("{weather}, {kilobytes} kB there and back: the host's {host:.2?}, the guest's {own:.2?}");
+            (worst, best) = (worst.max(host), best.min(own));
+            if best <= worst * TIMES + GRACE {
+                return;
+            }
+        }
+        panic!("{weather}: the host took {worst:.2?} at the worst, and the guest {best:.2?} at the best");
+    }
+
+    /// How long it takes, by the host and by the guest.
+    fn times(&mut self, bytes: usize) -> (Duration, Duration) {
+        let address = Router::address(1);
         let mut program = None;
         let host = echo_of(&self.server, &address, bytes, |command| {
             let words: Vec<&str> = command.split(' ').collect();
@@ -63,9 +79,8 @@ impl World {
         let (mut job, guest) = (None, &mut self.guest);
         let own = echo_of(&self.server, &address, bytes, |command| job = Some(guest.begin(command)));
         guest.finish(job.expect("it was begun"), COMMAND_WITHIN);
-        println!("{weather}, {kilobytes} kB there and back: the host's {host:.2?}, the guest's {own:.2?}");
-        assert!(own <= host * TIMES + GRACE, "{weather}: the host took {host:.2?}, and the guest {own:.2?}");
         self.daemon.assert_alive();
+        (host, own)
     }
 }
 
