@@ -20,6 +20,8 @@ use super::out::Guest;
 use super::packet::Packet;
 use super::sockets::Ticket;
 use super::tcp::Surroundings;
+use crate::frame::ethernet::be16;
+use crate::frame::offload::Offload;
 use crate::metrics::Counter;
 use crate::ring::{Bytes, Gather};
 use crate::sys::datagrams::{self, Sending};
@@ -58,6 +60,7 @@ pub(super) struct Departure {
     /// Which frame of the burst it is in.
     pub(super) frame: usize,
     pub(super) packet: Packet,
+    pub(super) from_port: u16,
     /// What of the frame the socket is given.
     pub(super) part: (usize, usize),
     pub(super) to: SocketAddr,
@@ -77,6 +80,18 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Whether a frame may be taken before what is here is sent: it is one datagram more of the same endpoint. What is
+    /// sent at once must not overtake those before it, and who needs a new endpoint must not take theirs away.
+    pub(super) fn may_wait_for(&self, offload: &Offload, bytes: &Bytes<'_>) -> bool {
+        let Some(Departure { packet, from_port, .. }) = self.departures.first() else { return true };
+        let head = bytes.head();
+        !matches!(offload, Offload::Segment(_))
+            && Packet::parse(head, bytes.len(), offload).is_some_and(|next| {
+                let from = (next.from, next.protocol, next.is_fragment);
+                from == (packet.from, packet.protocol, false) && be16(head, next.transport) == Some(*from_port)
+            })
+    }
+
     /// Whether one more of this endpoint's may go with those that there are.
     pub(super) fn takes(&self, id: Id, one: &Departure) -> bool {
         let is_alike = |other: &Departure| other.packet.is_to_stay_whole == one.packet.is_to_stay_whole;
@@ -146,15 +161,21 @@ impl Carrier {
         mut ended: impl FnMut(usize, Result<(), Counter>),
     ) {
         let mut left = row;
-        while let [first, rest @ ..] = left {
-            if !rest.is_empty()
-                && let Some(sent) = self.send_some(left, &bytes, gather)
-            {
-                let (gone, others) = left.split_at(sent);
-                gone.iter().for_each(|departure| ended(departure.frame, Ok(())));
-                left = others;
-                continue;
+        loop {
+            if left.len() > 1 {
+                match self.send_some(left, &bytes, gather) {
+                    Ok(sent) => {
+                        let (gone, others) = left.split_at(sent);
+                        gone.iter().for_each(|departure| ended(departure.frame, Ok(())));
+                        left = others;
+                    }
+                    Err(error) if is_full(&error) => {
+                        return left.iter().for_each(|departure| ended(departure.frame, Err(Counter::DropRxQueueFull)));
+                    }
+                    Err(_) => {}
+                }
             }
+            let [first, rest @ ..] = left else { return };
             let bytes = bytes(first.frame);
             let load = Load { packet: &first.packet, bytes: &bytes, part: first.part(), segment: None };
             ended(first.frame, self.send((guest, endpoint), (&load, &first.to), gather, world));
@@ -162,20 +183,20 @@ impl Carrier {
         }
     }
 
-    /// Sends as many of a row as go in one call. Returns how many; none: the first is to be sent alone.
+    /// Sends as many of a row as go in one call. Returns how many: the next one is to be sent alone.
     fn send_some<'a>(
         &mut self,
         row: &[Departure],
         bytes: &impl Fn(usize) -> Bytes<'a>,
         gather: &mut Gather,
-    ) -> Option<usize> {
+    ) -> io::Result<usize> {
         self.set_fragmenting(&row[0].to.ip(), !row[0].packet.is_to_stay_whole);
         let target = |departure: &Departure| {
             let hop_limit = Some(departure.packet.passed_on());
             (departure.to, Sending { hop_limit, ..Sending::default() })
         };
         let pieces = gather.collect_row(row.iter().map(|departure| (bytes(departure.frame), departure.part())));
-        datagrams::send_row(&self.fd, &pieces, row.iter().map(target)).ok().filter(|sent| *sent > 0)
+        datagrams::send_row(&self.fd, &pieces, row.iter().map(target))
     }
 
     fn set_fragmenting(&mut self, like: &IpAddr, may_fragment: bool) {

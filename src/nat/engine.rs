@@ -185,8 +185,7 @@ impl Engine {
         let mut row = std::mem::take(&mut self.row);
         for frame in frames {
             let (offload, bytes) = view(frame);
-            if matches!(offload, Offload::Segment(_)) {
-                // It is sent at once, and what came before it has to be before it.
+            if !row.may_wait_for(&offload, &bytes) {
                 self.depart(&mut row, &view, now, &mut ended);
             }
             match self.begin(port, &offload, &bytes, now) {

@@ -156,7 +156,7 @@ impl Udp {
             return Ok(None);
         }
         let id = self.prepare(guest, address, (packet, &to), world)?;
-        Ok(Some((id, Departure { frame: 0, packet: *packet, part: (payload.start, payload.end), to })))
+        Ok(Some((id, Departure { frame: 0, packet: *packet, from_port, part: (payload.start, payload.end), to })))
     }
 }
 

@@ -18,8 +18,8 @@ pub const FRAME_DESCRIPTORS_MAX: u32 = 2 * QUEUE_SIZE_MAX as u32;
 /// the longest burst in buffers of 256 bytes need half of it.
 const FLUSH_DESCRIPTORS_MAX: u32 = 4 * QUEUE_SIZE_MAX as u32;
 /// Bytes after which the guest is told of its frames before the burst ends, so that it works while we copy. No frame is
-/// longer, so one alone is not told of before [`RxRing::flush`].
-const PUBLISH_BYTES: usize = FRAME_LEN_MAX;
+/// longer, nor are all the segments of one, so one alone is not told of before [`RxRing::flush`].
+const PUBLISH_BYTES: usize = FRAME_LEN_MAX + 8 * 1024;
 /// The virtio-net header that we write: with `num_buffers`.
 pub const VNET_HEADER_WRITTEN: usize = 12;
 

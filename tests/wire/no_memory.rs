@@ -198,7 +198,7 @@ fn what_comes_for_a_guest_meanwhile_arrives_whole_though_nobody_says_more() {
     let client = host.run(|| UdpSocket::bind("10.7.0.1:0").unwrap());
     let door = SocketAddr::from(([10, 7, 0, 1], 5000));
     let bytes = bytes();
-    let failing = Failing::begin(&daemon, "recvmsg,accept4", "ENOMEM");
+    let failing = Failing::begin(&daemon, "recvmsg,recvmmsg,accept4", "ENOMEM");
     talk.server.write_all(&bytes).unwrap();
     echo.send_to(b"datagram", source).unwrap();
     client.send_to(b"knock", door).unwrap();

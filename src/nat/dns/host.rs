@@ -2,13 +2,13 @@
 //!
 //! Theory of operation. The host's files are looked at when somebody asks something, once a second at most, and read
 //! again when they are others than before. Text is read line by line; what makes no sense in it is passed over, as the
-//! host's own programs do. The kernel is asked as often for the addresses of the host's interfaces. Whether an address
-//! can be bound says nothing: with `ip_nonlocal_bind` (ip(7)) all can.
+//! host's own programs do. Whether an address is one of the host's interfaces', the kernel says with the address from
+//! which it would send to it: its own. Whether it can be bound says nothing: with `ip_nonlocal_bind` (ip(7)) all can.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,6 @@ use nix::net::if_::if_nametoindex;
 
 use super::PORT;
 use super::message::absolute;
-use crate::sys::netlink::Netlink;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
@@ -51,8 +50,6 @@ pub(super) struct Private {
     /// Names and addresses in the host's own table.
     pub(super) names: HashSet<Name>,
     pub(super) addresses: HashSet<IpAddr>,
-    /// Addresses of the host's interfaces.
-    interfaces: HashSet<IpAddr>,
 }
 
 /// See the module's theory of operation.
@@ -82,18 +79,13 @@ impl Host {
             (self.private.names, self.private.addresses) = hosts(&text(Path::new(HOSTS)));
         }
         self.stamps = stamps;
-        match Netlink::open().and_then(|mut netlink| netlink.all_addresses()) {
-            Ok(all) => self.private.interfaces = all.into_iter().map(|(_, address, _)| address).collect(),
-            // As without descriptors: those that were known stay.
-            Err(error) => tracing::debug!("the host's addresses are not known: {error}"),
-        }
     }
 
     /// A host with these files.
     #[cfg(test)]
     pub(super) fn with(conf: &str, table: &str, own: &str) -> Self {
         let ((resolvers, search), (names, addresses)) = (resolv_conf(conf), hosts(table));
-        let private = Private { search, own: absolute(own), names, addresses, ..Private::default() };
+        let private = Private { search, own: absolute(own), names, addresses };
         Self { resolvers: resolvers.into(), private, ..Self::default() }
     }
 
@@ -111,8 +103,19 @@ impl Private {
     /// Whether an address is one of the host's.
     pub(super) fn has_address(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.addresses.contains(&address) || self.interfaces.contains(&address)
+        self.addresses.contains(&address) || is_own(address)
     }
+}
+
+/// Whether an interface of the host's has this address. Nothing is sent.
+fn is_own(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let sends_from = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, PORT))?;
+        socket.local_addr()
+    };
+    sends_from().is_ok_and(|from| from.ip() == address)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {

@@ -32,6 +32,11 @@ impl Names for Nameless {
 
 /// One whose guests reach the host.
 fn engine() -> Engine {
+    engine_with(100)
+}
+
+/// One that may have so many sockets.
+fn engine_with(sockets: usize) -> Engine {
     let settings = Settings {
         gateway_mac: GATEWAY_MAC,
         subnet: "10.0.2.0/24".parse().unwrap(),
@@ -46,7 +51,7 @@ fn engine() -> Engine {
         peek_offset: true,
     };
     let forwards = Forwards::new(Doors::default(), "network".to_owned(), 1, None).unwrap();
-    Engine::new(&settings, Arc::new(Nameless), Sockets::new(100), (forwards, 0)).unwrap()
+    Engine::new(&settings, Arc::new(Nameless), Sockets::new(sockets), (forwards, 0)).unwrap()
 }
 
 /// A guest's datagram to the gateway, with nothing in it.
@@ -101,4 +106,21 @@ fn whose_endpoints_are_ended_answers_for_that() {
     engine.look(later);
     assert!(!engine.out.is_empty(), "the guest is sent it");
     assert_eq!(parts(&mut engine), [(2, 1.0)]);
+}
+
+#[test]
+fn what_a_burst_has_for_an_endpoint_is_sent_before_that_gives_way() {
+    let mut engine = engine_with(1);
+    let host = UdpSocket::bind("127.0.0.1:0").unwrap();
+    host.set_nonblocking(true).unwrap();
+    let to_port = host.local_addr().unwrap().port();
+    let frames = [1000, 1000, 1001, 1002, 1002].map(|from_port| datagram(1, from_port, to_port));
+    let mut ended = Vec::new();
+    let view = |i: usize| (Offload::None, Bytes::private(&frames[i]));
+    engine.take_burst(PortId(1), 0..frames.len(), view, 0, |i, result| ended.push((i, result)));
+    assert_eq!(ended, [0, 1, 2, 3, 4].map(|i| (i, Ok(()))));
+    for _ in &frames {
+        await_readable(&host);
+        assert_eq!(host.recv(&mut [0; 8]).unwrap(), 0);
+    }
 }

@@ -25,7 +25,7 @@ use crate::sys::datagrams::{Inbox, Received};
 use crate::sys::poller::{Poller, Trigger};
 use crate::sys::{listen, net};
 
-/// Connections that are accepted in a row on one socket, and times that datagrams are read in a row.
+/// Connections that are accepted in a row on one socket, and messages that are read in a row.
 const IN_A_ROW_MAX: usize = 32;
 
 /// See the module's theory of operation.
