@@ -42,6 +42,7 @@ mod shortage;
 #[path = "../uplink/space.rs"]
 mod space;
 mod switching;
+mod told;
 mod uplinks;
 mod upload;
 mod waits;
